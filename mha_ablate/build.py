@@ -1,0 +1,170 @@
+"""The one place that turns a configuration into objects."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mha_ablate.config.schema import RunConfig
+from mha_ablate.cost.count import PeakMemory, forward_flops, parameters
+from mha_ablate.data.batches import TrainBatches
+from mha_ablate.data.corpus import Corpus, load_corpus
+from mha_ablate.errors import RequestError
+from mha_ablate.model.fc_out.base import FcOut, Place
+from mha_ablate.model.gpt import GPT
+from mha_ablate.train.hardware import Hardware, resolve
+from mha_ablate.train.optimizer import FlatAdamW
+
+VARIANTS = "mha_ablate.model.fc_out."
+EXPLICIT_UP_TO = 128  # context up to which the open softmax beats the fused kernel's backward on a CPU
+
+
+def resolved(config: RunConfig) -> RunConfig:
+    """The same configuration with no `auto` left and an absolute path of the text: what is hashed and written down."""
+    hardware = hardware_of(config)
+    trainer = replace(
+        config.trainer, device=hardware.device, precision=hardware.precision, threads=hardware.threads
+    )
+    path = config.data.path
+    if path is not None:
+        place = Path(path) if Path(path).exists() else Path(path).expanduser()
+        path = str(Path.cwd() / place)
+    return replace(config, trainer=trainer, data=replace(config.data, path=path))
+
+
+def hardware_of(config: RunConfig) -> Hardware:
+    """Device, precision and threads. Raises RequestError for a GPU that is not there."""
+    try:
+        return resolve(config.trainer.device, config.trainer.precision, config.trainer.threads)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+
+
+def corpus_of(config: RunConfig) -> Corpus:
+    """The text, split and tokenised. Raises RequestError for text that cannot be used."""
+    data = config.data
+    try:
+        return load_corpus(data.source, data.path, data.split, config.tokenizer.kind, config.model.context)
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+
+
+def fc_out_maker(spec: dict[str, Any]) -> Callable[[Place], FcOut]:
+    """A function that builds the variant named by `_target_` at a place. Raises RequestError for what is no variant.
+
+    Only classes of this package's `model.fc_out` are imported: a configuration file cannot name other code.
+    """
+    from hydra.utils import get_class
+
+    target = str(spec["_target_"])
+    settings = {k: v for k, v in spec.items() if k != "_target_"}
+    if not target.startswith(VARIANTS):
+        raise RequestError(f"fc_out._target_={target} is not below {VARIANTS}: choose a variant by name (`mha-ablate list fc_out`)")
+    try:
+        variant = get_class(target)
+    except Exception as error:
+        raise RequestError(f"fc_out._target_={target} cannot be imported: choose a variant by name (`mha-ablate list fc_out`)") from error
+    if not issubclass(variant, FcOut):
+        raise RequestError(f"fc_out._target_={target} is not a subclass of FcOut")
+    try:
+        inspect.signature(variant).bind(None, **settings)
+    except TypeError as error:
+        raise RequestError(f"fc_out: {variant.__name__} takes other settings ({error})") from error
+    return lambda place: variant(place, **settings)
+
+
+def model_of(config: RunConfig, vocab_size: int, device: str = "cpu") -> GPT:
+    """The model, its weights drawn from init_seed (none on the meta device). Raises RequestError for sizes that do not fit."""
+    m, attention = config.model, config.attention
+    try:
+        with torch.device("meta" if device == "meta" else "cpu"):
+            model = GPT(
+                vocab_size=vocab_size,
+                d_model=m.d_model,
+                n_layers=m.n_layers,
+                n_heads=m.n_heads,
+                head_dim=m.width_of_head,
+                d_ff=m.width_of_mlp,
+                context=m.context,
+                make_fc_out=fc_out_maker(config.fc_out),
+                qkv=attention.qkv,
+                branch_scale=attention.branch_scale,
+                block=m.block,
+                norm_kind=m.norm,
+                positions=m.positions,
+                bias=m.bias,
+                dropout=m.dropout,
+                tied_embedding=m.tied_embedding,
+                explicit_attention=config.trainer.device == "cpu" and m.context <= EXPLICIT_UP_TO,
+                init_seed=config.seeds[0],
+            )
+    except ValueError as error:
+        raise RequestError(str(error)) from error
+    return model if device in ("cpu", "meta") else model.to(device)
+
+
+def optimizer_of(config: RunConfig, model: GPT, dtype: torch.dtype) -> FlatAdamW:
+    """AdamW over the model's parameters, which from now on are of `dtype`."""
+    o = config.optim
+    return FlatAdamW(model, dtype=dtype, weight_decay=o.weight_decay, betas=(o.beta1, o.beta2))
+
+
+def batches_of(config: RunConfig, corpus: Corpus, device: torch.device) -> TrainBatches:
+    """Training batches from data_seed."""
+    return TrainBatches(
+        corpus.train,
+        batch_size=config.trainer.batch_size,
+        context=config.model.context,
+        data_seed=config.seeds[1],
+        device=device,
+    )
+
+
+def counted_cost(config: RunConfig, vocab_size: int) -> dict[str, Any]:
+    """Parameters, FLOPs per token and peak memory of one training step, counted on the meta device.
+
+    `flops_per_token` is the forward pass, `train_flops_per_token` three times that (each matmul has two in its
+    backward). `peak_memory_mb` holds weights, masters, moments, gradients and activations, in units of 10^6 bytes.
+    """
+    model = model_of(config, vocab_size, "meta")
+    B, T = config.trainer.batch_size, config.model.context
+    ids = torch.zeros((B, T), dtype=torch.long, device="meta")
+    cost: dict[str, Any] = {
+        "params": parameters(model),
+        "params_attention": parameters(model, "attention"),
+        "params_fc_out": parameters(model, "fc_out"),
+        "params_embedding": parameters(model, "tokens") + parameters(model, "positions") + parameters(model, "output"),
+        "flops_per_token": forward_flops(lambda: model(ids)) / (B * T),
+    }
+    cost["train_flops_per_token"] = 3 * cost["flops_per_token"]
+    with PeakMemory() as memory:
+        optimizer = optimizer_of(config, model, hardware_of(config).dtype)
+        model.loss(ids, ids).backward()
+        optimizer.step(1e-3, config.optim.grad_clip)
+    cost["peak_memory_mb"] = memory.peak / 1e6
+    return cost
+
+
+def matched(config: RunConfig, reference: RunConfig, vocab_size: int) -> RunConfig:
+    """`match=params` carried out: model.d_ff such that the parameter count is that of `reference`.
+
+    Raises RequestError where no width comes within 0.5%.
+    """
+
+    def count(d_ff: int) -> int:
+        return parameters(model_of(replace(config, model=replace(config.model, d_ff=d_ff)), vocab_size, "meta"))
+
+    wanted = parameters(model_of(reference, vocab_size, "meta"))
+    per_channel = count(2) - count(1)
+    d_ff = max(1, 1 + round((wanted - count(1)) / per_channel))
+    if abs(count(d_ff) - wanted) > 0.005 * wanted:
+        raise RequestError(
+            f"match=params: the nearest width, model.d_ff={d_ff}, has {count(d_ff):,} parameters where the baseline has "
+            f"{wanted:,}: more than 0.5% apart"
+        )
+    return replace(config, model=replace(config.model, d_ff=d_ff), match=None)

@@ -1,0 +1,38 @@
+"""`mha-ablate board`: TensorBoard on a folder of runs, with the link to the paired delta."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mha_ablate.cli.common import Json
+
+EPILOG = "Examples:  mha-ablate board  |  mha-ablate board outputs/fc_out --port 6007"
+
+
+def board(
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="A folder of runs.", show_default=False)] = Path("outputs"),
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: 6006, or the next one that is free.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Serve TensorBoard on 127.0.0.1 and print the link that shows cost/delta_val_loss first. Ctrl-C ends it."""
+    import signal
+    import sys
+
+    from mha_ablate.cli.common import print_json
+    from mha_ablate.errors import RequestError
+    from mha_ablate.report.board import deep_link, serve
+
+    if not folder.is_dir() or not any(folder.rglob("events.out.tfevents*")):
+        raise RequestError(f"{folder} holds no TensorBoard events: give a folder that `compare` or `train` wrote")
+    url = serve(folder, port)
+    link = deep_link(url)
+    if as_json:
+        print_json({"url": url, "link": link})
+    else:
+        print(f"TensorBoard: {url}\nthe comparison: {link}\nCtrl-C ends it")
+    sys.stdout.flush()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.pause()

@@ -1,0 +1,73 @@
+"""What several commands share: arguments, help texts, printing."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mha_ablate.config.catalog import choice_names
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", show_default=False, help="Settings of configs/config.yaml, as Hydra overrides."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
+
+
+def choices_help(*groups: str) -> str:
+    """`fc_out: dense, none, per_head` and so on, read from the folder of configs."""
+    return "  ".join(f"{group}: {', '.join(choice_names(group))}." for group in groups)
+
+
+def print_json(value: Any) -> None:
+    """JSON on standard output."""
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def console() -> Console:
+    """Standard output; where that is no terminal, wide enough that nothing wraps."""
+    from rich.console import Console
+
+    plain = Console(highlight=False, soft_wrap=False)
+    return plain if plain.is_terminal else Console(highlight=False, width=200)
+
+
+def command_line(*words: str) -> str:
+    """A command that can be copied into a shell."""
+    return shlex.join(("mha-ablate", *words))
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """The table of a report and its sentence."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    from mha_ablate.report.tables import COLUMNS, rows
+
+    tints = {"costs": "red", "helps": "green", "equivalent": "cyan", "undecided": "yellow", "baseline": "dim"}
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for i, name in enumerate(COLUMNS):
+        table.add_column(name, justify="left" if i in (0, len(COLUMNS) - 1) else "right", no_wrap=i > 0)
+    for row in rows(report):
+        table.add_row(*row[:-1], Text(row[-1], style=tints.get(row[-1], "")))
+    out = console()
+    out.print(table)
+    out.print()
+    out.print(Padding(Text(report["sentence"], style="bold"), (0, 0)))
+    for note in report["notes"]:
+        out.print(Text(f"note: {note}", style="yellow"))
+
+
+def note(message: str) -> None:
+    """A line of progress on standard error."""
+    print(message, file=sys.stderr, flush=True)

@@ -1,0 +1,96 @@
+"""`mha-ablate compare`: arms x seeds, one verdict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mha_ablate.cli.common import Json, Settings, choices_help
+
+if TYPE_CHECKING:
+    from mha_ablate.study.plan import Plan
+
+EPILOG = (
+    "Examples:  mha-ablate compare  |  mha-ablate compare study.seeds=8  |  mha-ablate compare attention=split name=split  |  "
+    "mha-ablate compare 'study.arms=[dense,none]' data=text data.path=FILE name=mine.  " + choices_help("study")
+)
+
+
+def compare(
+    settings: Settings = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Worker processes, one thread each. Default: one per core.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train every arm of a study at every seed, and say what removing fc_out costs.
+
+    A cell that is finished with exactly this configuration is not trained again, so the same command resumes a study
+    that was stopped, and more seeds or arms can be added to it.
+    """
+    from mha_ablate.cli.common import command_line, note, print_json
+    from mha_ablate.cli.live import study_view
+    from mha_ablate.errors import Interrupted, RunFailed
+    from mha_ablate.report.write import write_report
+    from mha_ablate.study.execute import Pool, default_workers, interruptible, measure_costs, run_cells
+    from mha_ablate.study.plan import make_plan
+
+    words = list(settings or [])
+    pool = Pool(workers or 1)
+    plan: Plan | None = None
+    try:
+        with interruptible():
+            pool.size = workers or default_workers()
+            plan = make_plan(words, while_checking=pool.start)
+            plan.write()
+            with study_view(plan) as view:
+                progress = run_cells(plan, pool, view)
+            note("measuring step times")
+            measure_costs(plan, pool)
+            report = write_report(plan.folder.path)
+    except Interrupted as error:
+        again = command_line("compare", *words)
+        kept = f"{sum(c.is_done() for c in plan.cells)} of {len(plan.cells)} cells are finished and kept" if plan else "nothing was begun"
+        raise Interrupted(f"{error}; {kept}; to go on: {again}") from None
+    finally:
+        pool.stop()
+    if as_json:
+        print_json(report)
+    else:
+        _print(report, plan, words)
+    if progress.failures:
+        named = "; ".join(f"{cell.arm}/seed={cell.seed}: {error}" for cell, error in progress.failures)
+        raise RunFailed(f"{len(progress.failures)} cell(s) failed ({named}); the same command runs them again")
+
+
+def _print(report: dict, plan: Plan, words: list[str]) -> None:
+    from mha_ablate.cli.common import command_line, print_report
+
+    folder = str(plan.folder.path)
+    print_report(report)
+    print(f"\nreport: {plan.folder.report_dir / 'report.html'}\n\nnext:")
+    print(f"  {command_line('board', folder)}")
+    print("      the paired delta, step by step, in TensorBoard")
+    for command, why in _next(plan, words):
+        print(f"  {command}\n      {why}")
+
+
+def _next(plan: Plan, words: list[str]) -> list[tuple[str, str]]:
+    """Two commands worth trying after this study."""
+    from mha_ablate.cli.common import command_line
+    from mha_ablate.stats.verdict import ENOUGH_SEEDS
+
+    def without(*keys: str) -> list[str]:
+        return [w for w in words if w.partition("=")[0] not in keys]
+
+    name = plan.folder.path.name
+    steps = []
+    if len(plan.study.seed_list) < ENOUGH_SEEDS:
+        more = command_line("compare", *without("study.seeds"), f"study.seeds={ENOUGH_SEEDS}")
+        steps.append((more, "a result instead of a look; finished cells are kept"))
+    if not any(w.startswith("attention=") for w in words):
+        split = command_line("compare", *without("name"), "attention=split", f"name={name}_split")
+        steps.append((split, "the tutorial's attention, where a head sees only its own slice"))
+    steps.append((command_line("compare", *without("name", "model.n_heads"), "model.n_heads=8", f"name={name}_8_heads"), "more heads: more for fc_out to mix"))
+    return steps[:2]

@@ -1,0 +1,66 @@
+"""The only place that turns an error into a line and an exit code.
+
+0 done, 1 a run failed, 2 the request is at fault, 130 interrupted. One line on standard error, a traceback only with `--debug`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+import typer
+from typer.exceptions import TyperException
+
+from mha_ablate.errors import MhaAblateError
+
+Signals = (KeyboardInterrupt, typer.Abort)
+
+
+def run(app: typer.Typer, argv: Sequence[str]) -> int:
+    """Run the command line `argv`; returns the exit code. `--debug`, wherever it stands, lets exceptions through."""
+    args = [a for a in argv if a != "--debug"]
+    debug = len(args) < len(argv)
+    try:
+        code = app(args, prog_name="mha-ablate", standalone_mode=False)
+        sys.stdout.flush()
+    except TyperException as error:
+        return _say(_usage(error), error.exit_code)
+    except MhaAblateError as error:
+        if debug:
+            raise
+        return _say(str(error), error.exit_code)
+    except Signals:
+        return _say("interrupted", 130)
+    except BrokenPipeError:
+        # Whoever read our output has left; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if debug:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        return _say(f"the system refused ({error.strerror or error}){where}", 1)
+    except Exception as error:
+        if debug:
+            raise
+        return _say(f"internal error, {type(error).__name__}: {error} (again with --debug to see where)", 1)
+    return code if isinstance(code, int) else 0
+
+
+def _say(message: str, code: int) -> int:
+    line = " ".join(message.split())
+    print(f"mha-ablate: {line}", file=sys.stderr)
+    return code
+
+
+def _usage(error: TyperException) -> str:
+    """A usage error as one line, with the help to ask for."""
+    message = error.format_message().rstrip(".")
+    possible = re.search(r" \(Possible options: ([^)]*)\)$", message)
+    if possible:
+        message = message[: possible.start()] + f" (did you mean {possible[1]}?)"
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "mha-ablate"
+    return f"{message}; `{command} --help` lists what there is"

@@ -1,0 +1,52 @@
+"""`mha-ablate`: the commands, put together."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from mha_ablate import __version__
+from mha_ablate.cli import board, compare, errors, report, train
+from mha_ablate.cli import list as listing
+
+app = typer.Typer(
+    name="mha-ablate",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with `mha-ablate compare`. An error too short to help? `--debug` shows where it arose.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"mha-ablate {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """What is fc_out, the output projection of multi-head attention, worth, and what does it cost?
+
+    Tiny Transformers are trained with and without it on the same text, seed by seed, and compared.
+    """
+
+
+app.command("compare", short_help="Train the arms of a study and say what removing fc_out costs.", epilog=compare.EPILOG)(compare.compare)
+app.command("train", short_help="Train one model and leave a run folder.", epilog=train.EPILOG)(train.train)
+app.command("report", short_help="Compare the runs of a folder.", epilog=report.EPILOG)(report.report)
+app.command("board", short_help="Serve TensorBoard with the comparison in view.", epilog=board.EPILOG)(board.board)
+app.command("list", short_help="Show what can be chosen.", epilog=listing.EPILOG)(listing.list_)
+
+
+def main() -> None:
+    """Entry point of the `mha-ablate` script."""
+    sys.exit(errors.run(app, sys.argv[1:]))

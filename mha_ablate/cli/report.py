@@ -1,0 +1,41 @@
+"""`mha-ablate report`: what a folder of runs says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mha_ablate.cli.common import Json
+
+EPILOG = "Examples:  mha-ablate report outputs/fc_out  |  mha-ablate report outputs/train --baseline dense --json"
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of runs, from `compare` or `train`.", show_default=False)],
+    baseline: Annotated[
+        str | None, typer.Option(metavar="ARM", help="The arm to compare with. Default: the plan's, else the largest fc_out.")
+    ] = None,
+    margin: Annotated[
+        float | None, typer.Option(metavar="NATS", help="Half width of what counts as equivalent. Default: the plan's, else 0.01.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare the runs of a folder and write DIR/report: page, figures, tables, report.json.
+
+    TensorBoard's events are rebuilt with the paired delta. Nothing is trained.
+    """
+    from mha_ablate.cli.common import print_json, print_report
+    from mha_ablate.errors import RequestError
+    from mha_ablate.report.write import write_report
+    from mha_ablate.run.folder import StudyFolder
+
+    if margin is not None and not 0 < margin < float("inf"):
+        raise RequestError(f"--margin {margin} is out of range: it must be above 0 (nats per token)")
+    made = write_report(folder, baseline=baseline, margin=margin)
+    if as_json:
+        print_json(made)
+        return
+    print_report(made)
+    print(f"\nreport: {StudyFolder(folder).report_dir / 'report.html'}")

@@ -1,0 +1,56 @@
+"""`mha-ablate train`: one run."""
+
+from __future__ import annotations
+
+from mha_ablate.cli.common import Json, Settings, choices_help
+
+EPILOG = (
+    "Examples:  mha-ablate train  |  mha-ablate train fc_out=none model.n_heads=8 name=eight  |  "
+    "mha-ablate train model=mini trainer.steps=2000.  " + choices_help("fc_out", "attention", "model", "data", "tokenizer")
+)
+
+
+def train(settings: Settings = None, as_json: Json = False) -> None:
+    """Train one model and leave a run folder: outputs/NAME/FC_OUT/seed=N.
+
+    NAME is `train` unless you give name=. `mha-ablate report outputs/NAME` compares what lies there.
+    """
+    from mha_ablate.cli.common import command_line, print_json
+    from mha_ablate.cli.live import run_view
+    from mha_ablate.errors import Interrupted, RunFailed
+    from mha_ablate.study.cell import run_cell
+    from mha_ablate.study.execute import interruptible
+    from mha_ablate.study.single import single_cell
+
+    words = list(settings or [])
+    try:
+        with interruptible():
+            cell = single_cell(words)
+            if cell.is_done():
+                run = cell.folder.read()
+            else:
+                with run_view(cell.config.trainer.steps) as view:
+                    run = run_cell(cell, view)
+    except Interrupted as error:
+        raise Interrupted(f"{error}; to start this run again: {command_line('train', *words)}") from None
+    if as_json:
+        print_json({"folder": str(cell.folder.path), **run})
+    else:
+        _print(run, str(cell.folder.path), str(cell.folder.path.parent.parent))
+    if run["state"] != "ok":
+        raise RunFailed(f"{cell.folder.path}: {run['state']}, {run['error']}")
+
+
+def _print(run: dict, folder: str, group: str) -> None:
+    from mha_ablate.cli.common import command_line
+    from mha_ablate.cli.live import duration, thousands
+    from mha_ablate.report.tables import si
+
+    result, cost = run["result"], run["cost"]
+    loss = "not finite" if result["val_loss"] is None else f"{result['val_loss']:.4f} nats per token"
+    print(f"validation loss {loss} after {result['step']} steps")
+    print(
+        f"{si(cost['params'])} parameters ({si(cost['params_fc_out'])} in fc_out), {si(cost['flops_per_token'])} FLOPs a token, "
+        f"{thousands(result['tokens_per_s'] or 0)} tokens/s, {duration(result['train_s'])} of training"
+    )
+    print(f"run: {folder}\nnext: {command_line('report', group)}")

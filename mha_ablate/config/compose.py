@@ -1,0 +1,201 @@
+"""The Hydra bridge: overrides from the command line in, one checked `RunConfig` out.
+
+Hydra composes as it always does (groups, defaults lists, `key=value`, `+key=value`, `~key`). This module adds three things:
+values that people type bare (paths, names) are quoted before Hydra's grammar sees them; what comes out is
+checked against the schema, so that a key that nobody reads cannot slip in; and every error becomes one line.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mha_ablate.config.schema import RunConfig
+from mha_ablate.errors import RequestError, nearest
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+CONFIG = "config"
+FREE_TEXT = ("data.path", "outputs", "name")  # values that may hold anything a file name may hold
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A checked configuration and what was chosen in each group (`{"fc_out": "none", ...}`)."""
+
+    config: RunConfig
+    choices: dict[str, str]
+
+
+def configs_dir() -> Path:
+    """The folder of the YAML files: beside the package in a wheel, one level up in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    for folder in (package / "configs", package.parent / "configs"):
+        if (folder / f"{CONFIG}.yaml").is_file():
+            return folder
+    raise RequestError(f"no configs/{CONFIG}.yaml in {package} or {package.parent}: reinstall mha-ablate")
+
+
+def compose(overrides: list[str]) -> Composed:
+    """Compose and check. Raises RequestError, in one line, for anything that is wrong with `overrides`."""
+    return compose_many([overrides])[0]
+
+
+def compose_many(requests: list[list[str]]) -> list[Composed]:
+    """`compose` for each list of overrides, starting Hydra once (arms of a study)."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    results = []
+    with initialize_config_dir(str(configs_dir()), job_name="mha_ablate", version_base="1.3"):
+        for overrides in requests:
+            readable = [bare_value_quoted(o) for o in overrides]
+            _check_overrides(readable)
+            try:
+                composed = hydra_compose(CONFIG, readable, return_hydra_config=True)
+            except Exception as error:
+                raise RequestError(_explain(error)) from error
+            results.append(Composed(_typed(composed), dict(composed.hydra.runtime.choices)))
+    return results
+
+
+def bare_value_quoted(override: str) -> str:
+    """Quote the value of a key that takes free text, and read `study.arms=[a,b]` as a pick among the arms.
+
+    `data.path=my text (1).txt` becomes `data.path='my text (1).txt'`, and `study.arms.mine=[fc_out=none]` adds an
+    arm; a value in quotes, `null` and every other key stay as they are.
+    """
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    key, equals, value = override.partition("=")
+    plain_key = key.lstrip("+")
+    if plain_key == "study.arms" and value.lstrip().startswith("["):
+        return f"study.pick={value}"
+    if plain_key.startswith("study.arms.") and re.fullmatch(r"\[[^\[\]'\"]*\]", value):
+        quoted = [QuotedString(v.strip(), Quote.single).with_quotes() for v in value[1:-1].split(",")]
+        return f"++{plain_key}=[{','.join(quoted)}]"
+    if not equals or plain_key not in FREE_TEXT or value in ("", "null"):
+        return override
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        return override
+    # OmegaConf would read ${...} as an interpolation; a path means what it says.
+    literal = value.replace("${", "\\${")
+    return f"{key}={QuotedString(literal, Quote.single).with_quotes()}"
+
+
+def key_of(override: str) -> str:
+    """The key that an override sets (`+model.d_ff=3` -> `model.d_ff`)."""
+    return override.partition("=")[0].lstrip("+~").partition("@")[0]
+
+
+def _check_overrides(overrides: list[str]) -> None:
+    """Refuse, before composing, what Hydra would accept and we cannot mean."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    for text in overrides:
+        key = key_of(text)
+        if key == "hydra" or key.startswith(("hydra.", "hydra/")):
+            raise RequestError(f"{text}: Hydra's own settings are not open here; give settings of config.yaml")
+        if (not key or "=" not in text) and not text.startswith("~"):
+            raise RequestError(f"cannot read '{text}': a setting is written KEY=VALUE, such as fc_out=none")
+        try:
+            override = OverridesParser.create().parse_override(text)
+        except Exception as error:
+            raise RequestError(
+                f"cannot read '{text}': expected KEY=VALUE; put a value with special characters in quotes, "
+                f"\"{key}='...'\""
+            ) from error
+        if override.is_sweep_override():
+            advice = "study.seeds=[0,1,2] runs several seeds" if key == "seed" else "an arm of a study holds one value"
+            raise RequestError(f"{text}: {key} takes one value here; with `compare`, {advice}")
+
+
+def _typed(composed: DictConfig) -> RunConfig:
+    """The composed YAML as a `RunConfig`: types converted, unknown keys and missing values refused."""
+    return from_plain({k: v for k, v in composed.items() if k != "hydra"})
+
+
+def from_plain(plain: dict[Any, Any]) -> RunConfig:
+    """A checked `RunConfig` from nested dicts, such as a run's config.yaml. Raises RequestError."""
+    from omegaconf import OmegaConf
+
+    try:
+        schema = OmegaConf.structured(RunConfig)
+        for node in (schema, *(n for k in schema if (n := schema._get_node(k)) is not None)):  # pyright: ignore
+            node._set_flag("readonly", False)  # frozen dataclasses arrive locked; the merge has to fill them
+        merged = OmegaConf.merge(schema, plain)
+        missing = OmegaConf.missing_keys(merged)
+        if missing:
+            raise RequestError(f"{min(missing)} has no value: give one, or remove what deletes it")
+        config = OmegaConf.to_object(merged)
+    except RequestError:
+        raise
+    except Exception as error:
+        raise RequestError(_explain(error)) from error
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def known_keys() -> list[str]:
+    """Every key of the schema with dots, and every group."""
+    import dataclasses
+    import typing
+
+    keys: list[str] = []
+    hints = typing.get_type_hints(RunConfig)
+    for field in dataclasses.fields(RunConfig):
+        keys.append(field.name)
+        if dataclasses.is_dataclass(hints[field.name]):
+            keys += [f"{field.name}.{inner.name}" for inner in dataclasses.fields(hints[field.name])]
+    return [k for k in keys if k != "study.pick"]
+
+
+def _explain(error: Exception) -> str:
+    """One line for an exception of Hydra, OmegaConf or the schema."""
+    from hydra.errors import MissingConfigException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        options = sorted(o for o in error.options if o)
+        return f"{group}={name}: no such choice{nearest(name, options)}; {group} is one of {', '.join(options)}"
+    chain = [e for e in (error, error.__cause__) if isinstance(e, OmegaConfBaseException)]
+    if chain:
+        cause = chain[0]
+        key = str(cause.full_key or cause.key or "")
+        reason = str(cause.msg or cause).splitlines()[0].strip()
+        if "not in" in reason and "Key" in reason or "is not in struct" in reason or "not a member" in reason:
+            return f"unknown key '{key}'{_nearest_key(key)}; `mha-ablate list config` prints every key"
+        return f"{key}: {reason[0].lower()}{reason[1:]}" if key else reason
+    text = " ".join(str(error).split())
+    if "Config group override must be a string" in text:
+        return "a group such as fc_out or model takes the name of a choice; `mha-ablate list` shows them"
+    if text.startswith("Could not override '"):
+        key = text.split("'")[1]
+        return f"unknown key '{key}'{_nearest_key(key)}; `mha-ablate list config` prints every key"
+    return text
+
+
+def _nearest_key(key: str) -> str:
+    """A hint at the known key that looks most like `key`, by its whole or by its last word."""
+    keys = known_keys()
+    hint = nearest(key, keys)
+    if hint:
+        return hint
+    by_last_word = {k.rpartition(".")[2]: k for k in keys}
+    import difflib
+
+    match = difflib.get_close_matches(key.rpartition(".")[2], list(by_last_word), n=1, cutoff=0.6)
+    return f" (did you mean '{by_last_word[match[0]]}'?)" if match else ""
+
+
+def to_yaml(config: RunConfig, *, without: tuple[str, ...] = ()) -> str:
+    """The configuration as YAML, complete and in the order of the schema; top-level keys in `without` left out."""
+    from omegaconf import OmegaConf
+
+    node: Any = OmegaConf.structured(config)
+    plain = {k: v for k, v in OmegaConf.to_container(node).items() if k not in without}  # pyright: ignore
+    return OmegaConf.to_yaml(OmegaConf.create(plain))

@@ -1,0 +1,299 @@
+"""The shape of a configuration: frozen dataclasses that check their own types and ranges.
+
+They hold no defaults. Every default is written once, in `configs/`, where people read it.
+`optional` values are `None` where the YAML says `null`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from mha_ablate.errors import nearest
+
+
+def one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Raise ValueError unless `value` is one of `allowed`."""
+    if value not in allowed:
+        raise ValueError(f"{key}={value} is not one of {', '.join(allowed)}{nearest(str(value), allowed)}")
+
+
+def at_least(key: str, value: int | float | None, least: int | float) -> None:
+    """Raise ValueError unless `value` is None or a finite number of at least `least`."""
+    if value is not None and not (math.isfinite(value) and value >= least):
+        raise ValueError(f"{key}={value} is out of range: it must be {least} or more")
+
+
+def at_most(key: str, value: int | float | None, most: int | float) -> None:
+    """Raise ValueError unless `value` is None or at most `most`."""
+    if value is not None and value > most:
+        raise ValueError(f"{key}={value} is out of range: it must be {most} or less")
+
+
+def within(key: str, value: float, low: float, high: float) -> None:
+    """Raise ValueError unless `low <= value < high`."""
+    if not low <= value < high:
+        raise ValueError(f"{key}={value} is out of range: it must lie in [{low}, {high})")
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """How q, k and v are made, and how loud the branch is."""
+
+    qkv: str
+    branch_scale: Any  # a number or "matched"
+
+    def __post_init__(self) -> None:
+        one_of("attention.qkv", self.qkv, ("fused", "split"))
+        scale = self.branch_scale
+        number = isinstance(scale, int | float) and not isinstance(scale, bool) and math.isfinite(scale)
+        if not (scale == "matched" or (number and scale > 0)):
+            raise ValueError(f"attention.branch_scale={scale} is neither a number above 0 nor 'matched'")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes and style of the decoder-only Transformer."""
+
+    d_model: int
+    n_layers: int
+    n_heads: int
+    head_dim: int | None
+    d_ff: int | None
+    context: int
+    block: str
+    norm: str
+    positions: str
+    bias: bool
+    dropout: float
+    tied_embedding: bool
+
+    def __post_init__(self) -> None:
+        for key in ("d_model", "n_layers", "n_heads", "head_dim", "d_ff", "context"):
+            at_least(f"model.{key}", getattr(self, key), 1)
+            at_most(f"model.{key}", getattr(self, key), 2**20)
+        one_of("model.block", self.block, ("pre", "post"))
+        one_of("model.norm", self.norm, ("layernorm", "rmsnorm"))
+        one_of("model.positions", self.positions, ("learned", "rope", "sinusoidal"))
+        within("model.dropout", self.dropout, 0.0, 1.0)
+        if self.head_dim is None and self.d_model % self.n_heads:
+            raise ValueError(
+                f"model.d_model={self.d_model} is not divisible by model.n_heads={self.n_heads}: "
+                "choose sizes that divide, or set model.head_dim"
+            )
+        if self.positions == "rope" and self.width_of_head % 2:
+            raise ValueError(f"model.positions=rope needs an even head_dim, not {self.width_of_head}")
+        if self.positions == "sinusoidal" and self.d_model % 2:
+            raise ValueError(f"model.positions=sinusoidal needs an even model.d_model, not {self.d_model}")
+
+    @property
+    def width_of_head(self) -> int:
+        """`head_dim`, or d_model / n_heads where it is null."""
+        return self.head_dim or self.d_model // self.n_heads
+
+    @property
+    def width_of_mlp(self) -> int:
+        """`d_ff`, or 4 d_model where it is null."""
+        return self.d_ff or 4 * self.d_model
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text, and how it is split into training and validation."""
+
+    source: str
+    path: str | None
+    split: str
+
+    def __post_init__(self) -> None:
+        one_of("data.source", self.source, ("python_docs", "text"))
+        one_of("data.split", self.split, ("tail", "blocks"))
+        if self.source == "text" and not self.path:
+            raise ValueError("data=text needs data.path=FILE, a folder or a quoted glob of UTF-8 text")
+        if self.source != "text" and self.path is not None:
+            raise ValueError(f"data.path={self.path} is read by data=text alone: add data=text")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """How text becomes tokens."""
+
+    kind: str
+
+    def __post_init__(self) -> None:
+        one_of("tokenizer.kind", self.kind, ("char", "byte"))
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW, its schedule and its clipping."""
+
+    lr: float
+    min_lr: float | None
+    warmup_steps: int
+    weight_decay: float
+    beta1: float
+    beta2: float
+    grad_clip: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < math.inf:
+            raise ValueError(f"optim.lr={self.lr} is out of range: it must be a finite number above 0")
+        at_least("optim.min_lr", self.min_lr, 0)
+        if self.min_lr is not None and self.min_lr > self.lr:
+            raise ValueError(f"optim.min_lr={self.min_lr} is above optim.lr={self.lr}: the cosine goes down")
+        for key in ("warmup_steps", "weight_decay", "grad_clip"):
+            at_least(f"optim.{key}", getattr(self, key), 0)
+        within("optim.beta1", self.beta1, 0.0, 1.0)
+        within("optim.beta2", self.beta2, 0.0, 1.0)
+
+    @property
+    def final_lr(self) -> float:
+        """`min_lr`, or a tenth of `lr` where it is null."""
+        return self.lr / 10 if self.min_lr is None else self.min_lr
+
+
+@dataclass(frozen=True)
+class TrainerConfig:
+    """How long, how large a batch, how often to look, and on what hardware."""
+
+    steps: int
+    batch_size: int
+    eval_every: int
+    log_every: int
+    device: str
+    precision: str
+    threads: int | None
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch_size", "eval_every", "log_every", "threads"):
+            at_least(f"trainer.{key}", getattr(self, key), 1)
+        at_most("trainer.threads", self.threads, 4096)
+        one_of("trainer.device", self.device, ("auto", "cpu", "cuda"))
+        one_of("trainer.precision", self.precision, ("auto", "fp32", "bf16"))
+
+
+@dataclass(frozen=True)
+class StudyConfig:
+    """Arms, seeds and margin of a comparison."""
+
+    name: str
+    baseline: str
+    arms: dict[str, list[str]]
+    pick: list[str] | None
+    seeds: Any  # how many (0, 1, ...), or a list of them
+    margin: float
+
+    def __post_init__(self) -> None:
+        safe_name("study.name", self.name)
+        if not 0 < self.margin < math.inf:
+            raise ValueError(f"study.margin={self.margin} is out of range: it must be above 0 (nats per token)")
+        if not self.arms:
+            raise ValueError("study.arms is empty: an arm is a name and its overrides, such as none: [fc_out=none]")
+        for arm in self.arms:
+            safe_name("an arm's name", arm)
+        for arm in self.pick or []:
+            if arm not in self.arms:
+                raise ValueError(
+                    f"study.arms: no arm '{arm}'{nearest(arm, list(self.arms))}; this study has {', '.join(self.arms)}"
+                )
+        if self.pick is not None and len(set(self.pick)) < max(1, len(self.pick)):
+            raise ValueError(f"study.arms={self.pick} must name at least one arm, and none twice")
+        _ = self.seed_list
+
+    @property
+    def chosen(self) -> list[str]:
+        """The arms that take part, in order."""
+        return list(self.pick) if self.pick is not None else list(self.arms)
+
+    @property
+    def seed_list(self) -> list[int]:
+        """The seeds themselves. Raises ValueError where `seeds` is neither a count nor a list of distinct seeds."""
+        seeds = list(range(self.seeds)) if type(self.seeds) is int else self.seeds
+        good = isinstance(seeds, list) and all(type(s) is int and 0 <= s < 2**31 for s in seeds)
+        if not good or not seeds or len(set(seeds)) < len(seeds) or len(seeds) > 10_000:
+            raise ValueError(
+                f"study.seeds={self.seeds} is neither a count from 1 nor a list of distinct seeds such as [0,1,2]"
+            )
+        return seeds
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that one training run depends on, and (for `compare`) the study around it."""
+
+    fc_out: dict[str, Any]
+    attention: AttentionConfig
+    model: ModelConfig
+    data: DataConfig
+    tokenizer: TokenizerConfig
+    optim: OptimConfig
+    trainer: TrainerConfig
+    study: StudyConfig
+    seed: int
+    init_seed: int | None
+    data_seed: int | None
+    outputs: str
+    name: str | None
+    match: str | None
+
+    def __post_init__(self) -> None:
+        for key in ("seed", "init_seed", "data_seed"):
+            at_least(key, getattr(self, key), 0)
+            at_most(key, getattr(self, key), 2**31 - 1)
+        if not self.outputs:
+            raise ValueError("outputs is empty: it names the folder that run folders go to")
+        if self.name is not None:
+            safe_name("name", self.name)
+        if self.match is not None:
+            one_of("match", self.match, ("params",))
+        if "_target_" not in self.fc_out:
+            raise ValueError("fc_out has no _target_: choose a variant by name (`mha-ablate list fc_out`)")
+        if self.attention.qkv == "split" and self.model.d_model % self.model.n_heads:
+            raise ValueError(
+                f"attention=split cuts the embedding into n_heads slices: model.d_model={self.model.d_model} "
+                f"is not divisible by model.n_heads={self.model.n_heads}"
+            )
+
+    def with_seed(self, seed: int) -> RunConfig:
+        """The same configuration with another `seed`."""
+        return replace(self, seed=seed)
+
+    @property
+    def seeds(self) -> tuple[int, int]:
+        """(init_seed, data_seed), each falling back on `seed`."""
+        fall_back = (self.init_seed, self.data_seed)
+        return tuple(self.seed if s is None else s for s in fall_back)  # pyright: ignore[reportReturnType]
+
+    def identity(self, text_sha256: str) -> dict[str, Any]:
+        """What decides the result of the run, and nothing else: no folder, no name, no study around it.
+
+        The text counts by its content, wherever it lies.
+        """
+        whole = asdict(self)
+        for key in ("study", "outputs", "name", "seed", "match"):
+            del whole[key]
+        del whole["data"]["path"], whole["data"]["source"]
+        whole["init_seed"], whole["data_seed"] = self.seeds
+        whole["model"]["d_ff"], whole["model"]["head_dim"] = self.model.width_of_mlp, self.model.width_of_head
+        whole["optim"]["min_lr"] = self.optim.final_lr
+        whole["text_sha256"] = text_sha256
+        return whole
+
+
+def safe_name(key: str, name: str) -> None:
+    """Raise ValueError unless `name` can be one folder below `outputs` on any system."""
+    bad = set('/\\:*?"<>|') & set(name)
+    if not name or name != name.strip(" .") or bad or len(name) > 100 or not name.isprintable():
+        raise ValueError(
+            f"{key}={name!r} cannot be the name of one folder: use letters, digits, '-', '_' and inner dots"
+        )
+
+
+def config_hash(identity: dict[str, Any]) -> str:
+    """SHA-256 (16 hex digits) over the canonical JSON of what `RunConfig.identity` returns."""
+    canonical = json.dumps(identity, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

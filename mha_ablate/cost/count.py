@@ -1,0 +1,67 @@
+"""Parameters, FLOPs and memory of a model, counted. Any `nn.Module` will do."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def parameters(model: nn.Module, inside: str = "") -> int:
+    """Number of parameters, a tied tensor once; with `inside`, of the modules whose dotted name contains that word."""
+    seen: dict[int, int] = {}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        if not inside or inside in name.split("."):
+            seen[id(p)] = p.numel()
+    return sum(seen.values())
+
+
+def forward_flops(run: Callable[[], Any]) -> int:
+    """FLOPs of the matrix multiplications in `run()`: two per multiply-add.
+
+    Elementwise work (softmax, norms, GELU) is not in it.
+    """
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        run()
+    return counter.get_total_flops()
+
+
+class PeakMemory(TorchDispatchMode):
+    """Largest sum of bytes of all tensors alive at once, among those made inside this context or given to `hold`.
+
+    Each storage counts once, from the operation that made it until nothing refers to it. Scratch space inside a
+    kernel and what the allocator keeps back are not in it, so the figure does not depend on the machine.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: dict[int, Any] = {}
+
+    def hold(self, tensor: Tensor) -> None:
+        """Count a tensor that existed before."""
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self._known:
+            return
+        size = storage.nbytes()
+        self._known[key] = weakref.finalize(storage, self._gone, key, size)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._known.pop(key, None)
+        self.live -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ARG002
+        out = func(*args, **(kwargs or {}))
+        for leaf in tree_flatten(out)[0]:
+            if isinstance(leaf, Tensor):
+                self.hold(leaf)
+        return out

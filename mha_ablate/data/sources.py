@@ -1,0 +1,129 @@
+"""Where text comes from. A source returns one string and a name; splitting and tokenising happen elsewhere."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import re
+import tempfile
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+
+TYPOGRAPHY = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-", 0x2026: "...", 0xA0: " "}
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text, what it is called, and what identifies it."""
+
+    name: str
+    content: str
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the text as UTF-8."""
+        return hashlib.sha256(self.content.encode()).hexdigest()
+
+
+def load_text(source: str, path: str | None) -> Text:
+    """The text of a source. Raises ValueError, in one line, for what cannot be read."""
+    return python_docs() if source == "python_docs" else text_files(path or "")
+
+
+def python_docs() -> Text:
+    """The Python language reference that every CPython carries (`pydoc_data.topics`), each paragraph once.
+
+    Topics include each other (a fifth of the text is repeated), so paragraphs that differ at most in white space are kept once;
+    typographic quotes and dashes become ASCII. About 373,000 characters; the text differs between Python versions.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:  # Debian's python3-minimal leaves it out
+        raise ValueError(
+            "data=python_docs: this Python lacks pydoc_data (install the full python3, or use data=text data.path=FILE)"
+        ) from error
+    seen: set[str] = set()
+    kept: list[str] = []
+    for topic in sorted(topics):
+        for paragraph in re.split(r"\n[ \t]*\n", topics[topic]):
+            words = " ".join(paragraph.split())
+            if words and words not in seen:
+                seen.add(words)
+                kept.append(paragraph.rstrip())
+    joined = unicodedata.normalize("NFC", "\n\n".join(kept))
+    return Text("python_docs", joined.translate(TYPOGRAPHY))
+
+
+def text_files(path: str) -> Text:
+    """UTF-8 text from a file, every file below a folder, or a glob, through `datasets`; files joined by a line break.
+
+    Line ends become `\\n`. Raises ValueError where nothing is found or a file is not UTF-8.
+    """
+    files = find_files(path)
+    for file in files:
+        _check_utf8(file)
+    return Text(Path(path).name or path, "\n".join(_documents(files)))
+
+
+def find_files(path: str) -> list[Path]:
+    """The files that `path` names, sorted: itself, those below it (hidden ones left out), or those a glob matches."""
+    place = Path(path)
+    if not place.exists():
+        place = place.expanduser()
+    if place.is_file():
+        return [place.resolve()]
+    if place.is_dir():
+        below = sorted(p.resolve() for p in place.rglob("*") if p.is_file())
+        found = [p for p in below if not any(part.startswith(".") for part in p.relative_to(place.resolve()).parts)]
+        if not found:
+            raise ValueError(f"data.path={path} is a folder without files")
+        return found
+    matches = sorted(Path(p).resolve() for p in glob.glob(str(place), recursive=True) if Path(p).is_file())
+    if not matches:
+        raise ValueError(
+            f"data.path={path}: no such file, folder or match (looked in {Path.cwd()}); give the path of a UTF-8 text"
+        )
+    return matches
+
+
+def _check_utf8(file: Path) -> None:
+    import codecs
+
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    done = 0
+    try:
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 20):
+                decoder.decode(chunk)
+                done += len(chunk)
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"data.path: {file} is not UTF-8 (byte {done + error.start}); convert it, for example with iconv, or leave it "
+            "out with a glob"
+        ) from error
+    except OSError as error:
+        raise ValueError(f"data.path: {file} cannot be read: {error.strerror}") from error
+
+
+def _documents(files: list[Path]) -> list[str]:
+    """The content of each file, read by `datasets`; its Arrow copy lives in a temporary folder for as long as that takes."""
+    import datasets
+    from datasets.data_files import DataFilesDict, DataFilesList
+    from datasets.packaged_modules.text.text import Text as TextBuilder
+
+    shown = datasets.utils.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        with tempfile.TemporaryDirectory(prefix="mha_ablate-") as folder:
+            # File names are given as they are: a pattern would read [ and * in them as wildcards.
+            stamps = [(str(f), str(f.stat().st_mtime_ns)) for f in files]
+            named = DataFilesDict({"train": DataFilesList([str(f) for f in files], stamps)})
+            builder = TextBuilder(cache_dir=folder, data_files=named, sample_by="document")
+            builder.download_and_prepare()
+            loaded = builder.as_dataset(split="train", in_memory=True)
+            return [row["text"] for row in loaded]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -1,0 +1,42 @@
+"""A projection inside each head, and none across heads."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from mha_ablate.model.fc_out.base import FcOut, Place
+from mha_ablate.model.init import Draw
+
+
+class PerHead(FcOut):
+    """y_h = W_h z_h (+ b): a D x D map per head, a block-diagonal W_O.
+
+    Shapes: W `[H, D, D]`, b `[C]` where model.bias is set. Legal only where n_heads x head_dim = d_model.
+    Parameters per layer: H D^2 = d^2/H. FLOPs per token: 2 d^2/H.
+    Class N under attention=fused: W_h folds into that head's W_V, so what separates it from no projection at all is
+    optimisation alone. Under attention=split W_V is shared by the heads and W_h is more. Start: dense's gain.
+    """
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        if place.width != place.d_model:
+            raise ValueError(
+                f"fc_out=per_head keeps n_heads x head_dim = {place.n_heads} x {place.head_dim} = {place.width} channels, "
+                f"but d_model = {place.d_model}: use fc_out=dense, or sizes whose product is d_model"
+            )
+        self.weight = nn.Parameter(torch.empty(place.n_heads, place.head_dim, place.head_dim))
+        self.bias = nn.Parameter(torch.empty(place.d_model)) if place.bias else None
+
+    def reset_parameters(self, draw: Draw) -> None:
+        """Draw the maps with dense's gain: D inputs each, so a larger std than dense's."""
+        draw.normal("weight", self.weight, self.place.dense_gain / math.sqrt(self.place.head_dim))
+        if self.bias is not None:
+            draw.constant(self.bias, 0.0)
+
+    def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:  # noqa: ARG002
+        """Map each head by its own matrix, then concatenate."""
+        y_BTC = torch.einsum("bthv,hcv->bthc", z_BTHV, self.weight).flatten(-2)
+        return y_BTC if self.bias is None else y_BTC + self.bias

@@ -1,0 +1,112 @@
+"""The decoder-only Transformer around the attention under study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mha_ablate.model.attention import QKV, Attention
+from mha_ablate.model.block import Block
+from mha_ablate.model.fc_out.base import FcOut, Place
+from mha_ablate.model.init import STD, dense_gain, initialise, residual_std
+from mha_ablate.model.layers import MLP, Embedding, Linear, norm, rotary_tables, sinusoidal_table
+
+
+class GPT(nn.Module):
+    """Token and position embedding, `n_layers` blocks, a final norm (pre-norm blocks), an output layer.
+
+    ids `[B T]` -> logits `[B T vocab_size]`. `make_fc_out(place)` builds the output projection of each layer.
+    Weights start by name from `init_seed`; on the meta device none are drawn.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        d_model: int,
+        n_layers: int,
+        n_heads: int,
+        head_dim: int,
+        d_ff: int,
+        context: int,
+        make_fc_out: Callable[[Place], FcOut],
+        qkv: str = "fused",
+        branch_scale: float | str = 1.0,
+        block: str = "pre",
+        norm_kind: str = "layernorm",
+        positions: str = "learned",
+        bias: bool = False,
+        dropout: float = 0.0,
+        tied_embedding: bool = True,
+        explicit_attention: bool = True,
+        init_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.context, self.dropout = context, dropout
+
+        def make_block(layer: int) -> Block:
+            place = Place(d_model, n_heads, head_dim, n_layers, layer, bias)
+            fc_out = make_fc_out(place)
+            attention = Attention(
+                QKV[qkv](d_model, n_heads, head_dim, fc_out.value_width, bias=bias),
+                fc_out,
+                context=context,
+                dropout=dropout,
+                branch_scale=_scale(branch_scale, fc_out),
+                explicit=explicit_attention,
+            )
+            mlp = MLP(d_model, d_ff, bias=bias, out_std=residual_std(n_layers))
+            norms = norm(norm_kind, d_model, bias=bias), norm(norm_kind, d_model, bias=bias)
+            return Block(attention, mlp, norms, post=block == "post", dropout=dropout)
+
+        self.tokens = Embedding(vocab_size, d_model)
+        self.positions = Embedding(context, d_model) if positions == "learned" else None
+        self.blocks = nn.ModuleList(make_block(layer) for layer in range(n_layers))
+        self.norm = norm(norm_kind, d_model, bias=bias) if block == "pre" else None
+        self.output = None if tied_embedding else Linear(d_model, vocab_size, bias=False, std=STD)
+
+        # Scaled like the token embedding it is added to, so that neither drowns the other at the start.
+        sinus = sinusoidal_table(context, d_model) * STD if positions == "sinusoidal" else None
+        cos, sin = rotary_tables(context, head_dim) if positions == "rope" else (None, None)
+        for name, table in (("sinus_TC", sinus), ("cos", cos), ("sin", sin)):
+            self.register_buffer(name, table, persistent=False)
+        initialise(self, init_seed)
+        self._connect()
+
+    def _connect(self) -> None:
+        """Let every fc_out see its layer's value weights and the layers below it."""
+        placed: list[Any] = []
+        for block in self.blocks:
+            block.attention.fc_out.connect(block.attention.qkv.value_weight, tuple(placed))  # pyright: ignore
+            placed.append(block.attention.fc_out)  # pyright: ignore
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """Logits for the next token at every position: `[B T vocab_size]`."""
+        T = ids_BT.shape[1]
+        x_BTC = self.tokens(ids_BT)
+        if self.positions is not None:
+            x_BTC = x_BTC + self.positions.weight[:T]
+        if self.sinus_TC is not None:
+            x_BTC = x_BTC + self.sinus_TC[:T].to(x_BTC.dtype)
+        x_BTC = F.dropout(x_BTC, self.dropout, self.training) if self.dropout else x_BTC
+        rotary = None if self.cos is None else (self.cos, self.sin)
+        for block in self.blocks:
+            x_BTC = block(x_BTC, rotary)
+        if self.norm is not None:
+            x_BTC = self.norm(x_BTC)
+        return F.linear(x_BTC, self.tokens.weight) if self.output is None else self.output(x_BTC)
+
+    def loss(self, ids_BT: Tensor, targets_BT: Tensor, *, reduction: str = "mean") -> Tensor:
+        """Cross-entropy in nats per token, computed in fp32 (`reduction="sum"`: their sum)."""
+        logits = self(ids_BT).flatten(0, 1).float()
+        return F.cross_entropy(logits, targets_BT.flatten(), reduction=reduction)
+
+
+def _scale(branch_scale: float | str, fc_out: FcOut) -> float:
+    """The branch's constant multiplier; `matched` makes it start as loud as a dense projection would."""
+    if branch_scale != "matched":
+        return float(branch_scale)
+    return dense_gain(fc_out.place.width, fc_out.place.n_layers) / fc_out.start_gain

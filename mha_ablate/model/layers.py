@@ -1,0 +1,122 @@
+"""The plain parts: linear maps, norms, the MLP and positions. Each draws its own start by name."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mha_ablate.model.init import STD, Draw
+
+
+class Linear(nn.Module):
+    """y = x W^T (+ b). `x: [..., n_in] -> [..., n_out]`; W starts at N(0, std^2), b at 0."""
+
+    def __init__(self, n_in: int, n_out: int, *, bias: bool, std: float = STD) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_out, n_in))
+        self.bias = nn.Parameter(torch.empty(n_out)) if bias else None
+        self.std = std
+
+    def reset_parameters(self, draw: Draw) -> None:
+        """Draw the weight, zero the bias."""
+        draw.normal("weight", self.weight, self.std)
+        if self.bias is not None:
+            draw.constant(self.bias, 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the map to the last axis."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class LayerNorm(nn.Module):
+    """g (x - mean) / sqrt(var + 1e-5) (+ b) over the last axis (Ba et al. 2016)."""
+
+    def __init__(self, width: int, *, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width)) if bias else None
+
+    def reset_parameters(self, draw: Draw) -> None:
+        """Gain 1, bias 0."""
+        draw.constant(self.weight, 1.0)
+        if self.bias is not None:
+            draw.constant(self.bias, 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
+
+
+class RMSNorm(nn.Module):
+    """g x / sqrt(mean(x^2) + 1e-5) over the last axis (Zhang & Sennrich 2019). It has no bias."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+
+    def reset_parameters(self, draw: Draw) -> None:
+        """Gain 1."""
+        draw.constant(self.weight, 1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        return F.rms_norm(x, self.weight.shape, self.weight, 1e-5)
+
+
+def norm(kind: str, width: int, *, bias: bool) -> nn.Module:
+    """A LayerNorm or an RMSNorm over `width` channels."""
+    return LayerNorm(width, bias=bias) if kind == "layernorm" else RMSNorm(width)
+
+
+class MLP(nn.Module):
+    """W_2 gelu(W_1 x): `[B T C] -> [B T C]` through d_ff channels; W_2 starts small, as the end of a branch."""
+
+    def __init__(self, d_model: int, d_ff: int, *, bias: bool, out_std: float) -> None:
+        super().__init__()
+        self.up = Linear(d_model, d_ff, bias=bias)
+        self.down = Linear(d_ff, d_model, bias=bias, std=out_std)
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """Apply both maps with the exact GELU between them."""
+        return self.down(F.gelu(self.up(x_BTC)))
+
+
+class Embedding(nn.Module):
+    """One learned vector per id: `[...] -> [..., width]`, N(0, 0.02^2) at the start."""
+
+    def __init__(self, n: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n, width))
+
+    def reset_parameters(self, draw: Draw) -> None:
+        """Draw the table."""
+        draw.normal("weight", self.weight, STD)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Look the vectors up."""
+        return F.embedding(ids, self.weight)
+
+
+def sinusoidal_table(context: int, width: int) -> Tensor:
+    """sin and cos of position / 10000^(2i / width), interleaved: `[context, width]` (Vaswani et al. 2017, 3.5)."""
+    position = torch.arange(context, dtype=torch.float32)[:, None]
+    rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10_000.0) / width))
+    return torch.stack(((position * rate).sin(), (position * rate).cos()), dim=-1).flatten(1)
+
+
+def rotary_tables(context: int, head_dim: int) -> tuple[Tensor, Tensor]:
+    """cos and sin of position / 10000^(2i / D) for each half of a head: two `[context, D/2]` (Su et al. 2021)."""
+    rate = torch.exp(torch.arange(0, head_dim, 2, dtype=torch.float32) * (-math.log(10_000.0) / head_dim))
+    angle = torch.arange(context, dtype=torch.float32)[:, None] * rate
+    return angle.cos(), angle.sin()
+
+
+def rotate(x_BHTD: Tensor, cos_TD2: Tensor, sin_TD2: Tensor) -> Tensor:
+    """Turn the pairs (x_i, x_{i + D/2}) of every position by that position's angles."""
+    T = x_BHTD.shape[-2]
+    cos, sin = cos_TD2[:T].to(x_BHTD.dtype), sin_TD2[:T].to(x_BHTD.dtype)
+    a, b = x_BHTD.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)

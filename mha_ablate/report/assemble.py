@@ -1,0 +1,201 @@
+"""report.json: everything that a report says, as plain values."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from mha_ablate.errors import RequestError, nearest
+from mha_ablate.report.sentence import sentence
+from mha_ablate.stats.paired import Paired, paired
+from mha_ablate.stats.verdict import Verdict, decide
+from mha_ablate.study.collect import Run, Study
+
+METRIC = "validation loss in nats per token, whole split, at the last step"
+DEFAULT_MARGIN = 0.01
+COST_KEYS = ("params", "params_attention", "params_fc_out", "flops_per_token", "step_ms", "tokens_per_s", "peak_memory_mb")
+SETTING_KEYS = ("model", "attention", "tokenizer", "data", "optim", "trainer")
+
+
+def assemble(study: Study, *, baseline: str | None = None, margin: float | None = None) -> dict[str, Any]:
+    """The report of a study. `baseline` and `margin` fall back on the plan's, then on the first arm and 0.01.
+
+    Raises RequestError for a baseline that is not among the arms.
+    """
+    plan = study.plan or {}
+    base = _baseline(study, baseline)
+    margin = margin if margin is not None else float(plan.get("margin", DEFAULT_MARGIN))
+    losses = {arm: _losses(study.of(arm)) for arm in study.arms}
+    contrasts: dict[str, Paired] = {}
+    incomplete: dict[str, str] = {}
+    for arm in study.arms:
+        if arm == base:
+            continue
+        if losses[arm].keys() & losses[base].keys():
+            contrasts[arm] = paired(losses[arm], losses[base])
+        missing = _missing(study, arm, base)
+        if missing:
+            incomplete[arm] = missing
+    verdicts = decide(contrasts, margin=margin, incomplete=incomplete)
+    arms = [_arm(study, arm, base, losses, contrasts, verdicts, incomplete) for arm in _ordered(study, base)]
+    report: dict[str, Any] = {
+        "study": plan.get("study", study.folder.path.name),
+        "baseline": base,
+        "metric": METRIC,
+        "margin": margin,
+        "plan_hash": plan.get("hash"),
+        "setting": _setting(study),
+        "arms": arms,
+        "notes": _notes(study),
+        "provenance": _provenance(study),
+    }
+    report["sentence"] = sentence(report)
+    return report
+
+
+def _baseline(study: Study, asked: str | None) -> str:
+    wanted = asked or (study.plan or {}).get("baseline") or _fullest(study)
+    if wanted not in study.arms:
+        raise RequestError(
+            f"baseline {wanted} is not among the arms{nearest(wanted, study.arms)}: choose one of {', '.join(study.arms)} "
+            "with --baseline"
+        )
+    return wanted
+
+
+def _fullest(study: Study) -> str:
+    """Without a plan, the arm whose fc_out has the most parameters stands for the unablated model."""
+    def size(arm: str) -> int:
+        return max((r.about.get("cost", {}).get("params_fc_out", 0) for r in study.of(arm)), default=0)
+
+    return max(study.arms, key=size)
+
+
+def _ordered(study: Study, base: str) -> list[str]:
+    return [base, *(arm for arm in study.arms if arm != base)]
+
+
+def _losses(runs: list[Run]) -> dict[int, float]:
+    return {run.seed: run.val_loss for run in runs if run.val_loss is not None}
+
+
+def _missing(study: Study, arm: str, base: str) -> str | None:
+    """Why an arm's seeds are no complete sample; None where they are."""
+    counts: dict[str, int] = {}
+    planned = set((study.plan or {}).get("seeds", [])) if arm in (study.plan or {}).get("arms", {}) else set()
+    seeds = planned | {r.seed for a in (arm, base) for r in study.of(a)}
+    for name in (arm, base):
+        states = {run.seed: run.state for run in study.of(name)}
+        for seed in seeds:
+            state = states.get(seed, "missing")
+            state = "unfinished" if state == "running" else state
+            if state != "ok":
+                counts[f"of {name} {state}"] = counts.get(f"of {name} {state}", 0) + 1
+    return ", ".join(f"{n} of {len(seeds)} seeds {what}" for what, n in counts.items()) or None
+
+
+def _arm(
+    study: Study,
+    arm: str,
+    base: str,
+    losses: dict[str, dict[int, float]],
+    contrasts: dict[str, Paired],
+    verdicts: dict[str, Verdict],
+    incomplete: dict[str, str],
+) -> dict[str, Any]:
+    values = losses[arm]
+    contrast, verdict = contrasts.get(arm), verdicts.get(arm)
+    return {
+        "arm": arm,
+        "n": contrast.n if contrast else len(values),
+        "overrides": _overrides(study, arm),
+        "verdict": "baseline" if arm == base else verdict.word if verdict else "undecided",
+        "verdict_reason": None if arm == base else verdict.reason if verdict else incomplete.get(arm, "no pair of seeds"),
+        "look": verdict.look if verdict else None,
+        "val_loss": {
+            "mean": statistics.fmean(values.values()) if values else None,
+            "sd": statistics.stdev(values.values()) if len(values) > 1 else None,
+            "values": {str(run.seed): run.val_loss for run in study.of(arm)},
+        },
+        "delta": _delta(contrast, verdict) if contrast else None,
+        "states": {str(run.seed): run.state for run in study.of(arm)},
+        "errors": {str(run.seed): run.about["error"] for run in study.of(arm) if run.about.get("error")},
+        "cost": _cost(study, arm),
+    }
+
+
+def _delta(contrast: Paired, verdict: Verdict | None) -> dict[str, Any]:
+    return {
+        "mean": contrast.mean,
+        "sd": contrast.sd,
+        "ci95": list(contrast.ci95) if contrast.ci95 else None,
+        "ci90": list(contrast.ci90) if contrast.ci90 else None,
+        "p_t": contrast.p_t,
+        "p_holm": verdict.p_holm if verdict else None,
+        "values": {str(seed): value for seed, value in contrast.differences.items()},
+    }
+
+
+def _overrides(study: Study, arm: str) -> list[str]:
+    planned = (study.plan or {}).get("arms", {})
+    if arm in planned:
+        return list(planned[arm])
+    return list(next((run.about.get("overrides", []) for run in study.of(arm)), []))
+
+
+def _cost(study: Study, arm: str) -> dict[str, Any]:
+    """Counted costs; step time from the interleaved measurement, or else from the runs themselves (median over seeds)."""
+    if arm in study.costs:
+        return {**{k: study.costs[arm].get(k) for k in COST_KEYS}, "timed": "interleaved, alone, after warm-up"}
+    counted = next((run.about["cost"] for run in study.of(arm) if "cost" in run.about), {})
+    cost = {k: counted.get(k) for k in COST_KEYS}
+    for key in ("step_ms", "tokens_per_s"):
+        seen = [r.about["result"][key] for r in study.of(arm) if r.about.get("result", {}).get(key) is not None]
+        cost[key] = statistics.median(seen) if seen else None
+    return {**cost, "timed": "during the runs, beside whatever else the machine did"}
+
+
+def _setting(study: Study) -> dict[str, Any]:
+    """What the runs have in common, and under `differs` the keys in which arms differ."""
+    settings: dict[str, list[Any]] = {}
+    seeds: set[int] = set()
+    for run in study.runs:
+        seeds.add(run.seed)
+        for group in SETTING_KEYS:
+            for key, value in (run.config.get(group) or {}).items():
+                settings.setdefault(f"{group}.{key}", [])
+                if value not in settings[f"{group}.{key}"]:
+                    settings[f"{group}.{key}"].append(value)
+    text = next((run.about["text"] for run in study.runs if "text" in run.about), {})
+    return {
+        "same": {k: v[0] for k, v in settings.items() if len(v) == 1},
+        "differs": {k: v for k, v in settings.items() if len(v) > 1},
+        "seeds": sorted(seeds),
+        "text": text,
+    }
+
+
+def _notes(study: Study) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    notes = []
+    for key in ("precision", "device", "threads", "versions"):
+        seen = {str(run.about["provenance"][key]) for run in study.runs if "provenance" in run.about}
+        if len(seen) > 1:
+            notes.append(f"runs differ in {key}: {'; '.join(sorted(seen))}")
+    for key in ("trainer.steps", "trainer.batch_size"):
+        values = _setting(study)["differs"].get(key)
+        if values:
+            notes.append(f"runs differ in {key}: {', '.join(map(str, values))}")
+    if study.plan and study.plan.get("earlier"):
+        notes.append(f"the plan was changed {len(study.plan['earlier'])} time(s) after it was first written")
+    states = [run.state for run in study.runs]
+    notes += [
+        f"{states.count(state)} run(s) {word}"
+        for state, word in (("running", "unfinished"), ("failed", "failed"), ("diverged", "diverged"))
+        if state in states
+    ]
+    return notes
+
+
+def _provenance(study: Study) -> dict[str, Any]:
+    return next((dict(run.about["provenance"]) for run in study.runs if "provenance" in run.about), {})

@@ -1,0 +1,80 @@
+"""TensorBoard's comparison: events rebuilt with the paired delta, and the link that opens the right view."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from mha_ablate.errors import RequestError
+from mha_ablate.run.events import DELTA, rebuild
+from mha_ablate.study.collect import Run, Study
+
+
+def rebuild_events(study: Study, report: dict[str, Any]) -> None:
+    """Derive every finished run's event file anew from its metrics.jsonl, with its delta to the baseline step by step."""
+    base = {run.seed: run.curve for run in study.of(report["baseline"])}
+    costs = {arm["arm"]: arm["cost"] for arm in report["arms"]}
+    for run in study.runs:
+        if run.state == "running":
+            continue
+        against = base.get(run.seed, {})
+        deltas = {step: loss - against[step] for step, loss in run.curve.items() if step in against}
+        about = run.about
+        started = float(about.get("started", 0.0))
+        rebuild(
+            run.folder.path,
+            run.folder.lines(),
+            hparams=_hparams(run),
+            session=f"{run.arm}/seed={run.seed}",
+            results=_results(run, costs[run.arm]),
+            deltas=deltas,
+            ok=run.state == "ok",
+            times=(started, float(about.get("ended", started))),
+        )
+
+
+def _hparams(run: Run) -> dict[str, Any]:
+    return {
+        "arm": run.arm,
+        "fc_out": run.about.get("choices", {}).get("fc_out", ""),
+        "seed": str(run.seed),
+        "n_heads": str(run.config.get("model", {}).get("n_heads", "")),
+        "lr": float(run.config.get("optim", {}).get("lr", 0.0)),
+    }
+
+
+def _results(run: Run, cost: dict[str, Any]) -> dict[str, float]:
+    values = {
+        "result/val_loss": run.val_loss,
+        "result/step_ms": cost.get("step_ms"),
+        "result/params_M": (cost.get("params") or 0) / 1e6,
+        "result/train_TFLOP": (run.about.get("result", {}).get("gflop") or 0) / 1e3,
+    }
+    return {tag: value for tag, value in values.items() if value is not None}
+
+
+def deep_link(url: str) -> str:
+    """TensorBoard's address with the delta pinned, smoothing off and colours by arm."""
+    pinned = json.dumps([{"plugin": "scalars", "tag": DELTA}], separators=(",", ":"))
+    by_arm = quote("regex:^([^/]+)/", safe="")
+    return f"{url.rstrip('/')}/?pinnedCards={quote(pinned, safe='')}&smoothing=0&runColorGroup={by_arm}#timeseries"
+
+
+def serve(folder: Path, port: int | None) -> str:
+    """Start TensorBoard on 127.0.0.1 in a thread of this process; returns its address. Raises RequestError for a port in use."""
+    import logging
+
+    from tensorboard import default, program
+
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    argv = ["", "--logdir", str(folder), "--host", "127.0.0.1", "--samples_per_plugin", "scalars=10000"]
+    if port is not None:
+        argv += ["--port", str(port)]
+    server = program.TensorBoard(default.get_plugins())
+    server.configure(argv=argv)
+    try:
+        return server.launch()
+    except program.TensorBoardServerException as error:
+        raise RequestError(f"TensorBoard cannot listen there: {error}") from error

@@ -1,0 +1,68 @@
+"""The comparison as a table: for the terminal, as Markdown, as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from mha_ablate.study.collect import Study
+
+COLUMNS = ("arm", "val loss", "delta, 95%", "params", "FLOPs/tok", "step ms", "verdict")
+
+
+def si(value: float | None) -> str:
+    """A count with three digits and a suffix: 808064 -> 808k, 1728512 -> 1.73M."""
+    if value is None:
+        return "-"
+    for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit * 0.9995:
+            scaled = value / limit
+            return f"{scaled:.0f}{suffix}" if scaled >= 99.95 else f"{scaled:.3g}{suffix}"
+    return f"{value:.0f}"
+
+
+def delta_text(arm: dict[str, Any]) -> str:
+    """`+0.0312 ±0.0060`: the mean and half the 95% t interval, which is symmetric."""
+    delta = arm["delta"]
+    if delta is None:
+        return "-"
+    if not delta["ci95"]:
+        return f"{delta['mean']:+.4f}"
+    return f"{delta['mean']:+.4f} ±{(delta['ci95'][1] - delta['ci95'][0]) / 2:.4f}"
+
+
+def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row of text per arm, in the order of `COLUMNS`."""
+    return [
+        (
+            arm["arm"],
+            "-" if arm["val_loss"]["mean"] is None else f"{arm['val_loss']['mean']:.4f}",
+            delta_text(arm),
+            si(arm["cost"].get("params")),
+            si(arm["cost"].get("flops_per_token")),
+            "-" if arm["cost"].get("step_ms") is None else f"{arm['cost']['step_ms']:.1f}",
+            arm["verdict"],
+        )
+        for arm in report["arms"]
+    ]
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The table in Markdown."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows(report)]
+    return "\n".join(lines) + "\n"
+
+
+def runs_csv(study: Study) -> str:
+    """One tidy row per arm, seed and evaluated step."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("arm", "seed", "state", "step", "tokens", "gflop", "train_s", "val_loss"))
+    for run in study.runs:
+        for line in run.folder.lines():
+            if line.get("loss/val") is not None:
+                known = (line.get(k) for k in ("step", "tokens", "gflop", "train_s", "loss/val"))
+                writer.writerow((run.arm, run.seed, run.state, *known))
+    return out.getvalue()

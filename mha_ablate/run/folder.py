@@ -1,0 +1,147 @@
+"""Layout of run and study folders: the only place that spells their file names."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+STATES = ("running", "ok", "failed", "diverged")
+FINISHED = ("ok", "diverged")
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a whole file or none of it: a temporary neighbour, synced, then renamed over `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with scratch.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    scratch.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented, readable."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parsed JSON, or None where the file is missing or broken."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def this_process() -> dict[str, Any]:
+    """Who is writing: host and process."""
+    return {"host": socket.gethostname(), "pid": os.getpid()}
+
+
+def is_alive(owner: dict[str, Any] | None) -> bool:
+    """Whether the process that owns a run still runs, as far as this host can tell (another host's counts as gone)."""
+    if not owner or owner.get("host") != socket.gethostname() or owner.get("pid") == os.getpid():
+        return False
+    try:
+        os.kill(int(owner["pid"]), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run: `<arm>/seed=<n>`."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The configuration, resolved and complete."""
+        return self.path / "config.yaml"
+
+    @property
+    def run_file(self) -> Path:
+        """State, config hash, provenance."""
+        return self.path / "run.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """One line per logged step: the truth."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def weights_file(self) -> Path:
+        """The final weights."""
+        return self.path / "checkpoint" / "weights.safetensors"
+
+    @property
+    def weights_info_file(self) -> Path:
+        """What is needed to load the weights."""
+        return self.path / "checkpoint" / "checkpoint.json"
+
+    def read(self) -> dict[str, Any]:
+        """run.json, or an empty dict where there is none that can be read."""
+        found = read_json(self.run_file)
+        return found if isinstance(found, dict) else {}
+
+    def write(self, values: dict[str, Any]) -> None:
+        """Replace run.json."""
+        write_json(self.run_file, values)
+
+    def clear(self) -> None:
+        """Remove what an unfinished run left, so that it starts anew."""
+        for file in (self.metrics_file, self.run_file, *self.path.glob("events.out.tfevents*")):
+            file.unlink(missing_ok=True)
+        shutil.rmtree(self.weights_file.parent, ignore_errors=True)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl in order; a last line that was cut short is left out."""
+        try:
+            text = self.metrics_file.read_text(encoding="utf-8")
+        except OSError:
+            return []
+        lines = []
+        for line in text.splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                continue
+        return [line for line in lines if isinstance(line, dict) and "step" in line]
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Runs of one study by arm and seed, its plan, its costs, its report."""
+
+    path: Path
+
+    @property
+    def plan_file(self) -> Path:
+        """Arms, seeds, margin, as fixed before the first step."""
+        return self.path / "plan.json"
+
+    @property
+    def cost_file(self) -> Path:
+        """Counted and measured costs of every arm."""
+        return self.path / "cost.json"
+
+    @property
+    def report_dir(self) -> Path:
+        """Where the report goes."""
+        return self.path / "report"
+
+    def run(self, arm: str, seed: int) -> RunFolder:
+        """The run of an arm at a seed."""
+        return RunFolder(self.path / arm / f"seed={seed}")
+
+    def runs(self) -> list[RunFolder]:
+        """Every run below, sorted by path."""
+        return [RunFolder(file.parent) for file in sorted(self.path.rglob("run.json"))]

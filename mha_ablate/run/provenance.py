@@ -1,0 +1,52 @@
+"""Where a run came from: versions, hardware, the state of the code."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mha_ablate import __version__
+
+PACKAGES = ("torch", "numpy", "hydra-core", "datasets", "tensorboard")
+
+
+@lru_cache(maxsize=1)
+def git_state() -> dict[str, Any] | None:
+    """Commit of the checkout that the package runs from and whether it has changes; None for an installed wheel."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return None
+
+    def git(*words: str) -> str:
+        run = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, timeout=10, check=True)
+        return run.stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def provenance(*, device: str, device_name: str, precision: str, threads: int) -> dict[str, Any]:
+    """What a sceptic asks first: code, versions, machine, threads, precision."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return {
+        "mha_ablate": __version__,
+        "git": git_state(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "platform": platform.platform(),
+        "device": device,
+        "device_name": device_name,
+        "precision": precision,
+        "threads": threads,
+    }

@@ -1,0 +1,48 @@
+"""Writing what a run measured: metrics.jsonl is the truth, TensorBoard's events are derived from it line by line."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+from mha_ablate.run.events import EventWriter
+from mha_ablate.run.folder import RunFolder
+
+
+class Record:
+    """Appends lines to a run's metrics.jsonl and mirrors them to TensorBoard, so that a run can be watched live."""
+
+    def __init__(
+        self, folder: RunFolder, *, tokens_per_step: int, train_flops_per_step: float, factors: dict[str, tuple[str, float]]
+    ) -> None:
+        """`factors` adds derived values: `{"loss/val": ("loss/val_bits_per_byte", 1.44)}`."""
+        self.folder, self.factors = folder, factors
+        self.tokens_per_step, self.train_flops_per_step = tokens_per_step, train_flops_per_step
+        self.stream = folder.metrics_file.open("a", encoding="utf-8")
+        self.events = EventWriter(folder.path)
+
+    def write(self, step: int, values: dict[str, float]) -> dict[str, Any]:
+        """Record what was measured after `step` updates. A value that is not finite becomes null. Returns the line."""
+        line: dict[str, Any] = {
+            "step": step,
+            "tokens": step * self.tokens_per_step,
+            "gflop": step * self.train_flops_per_step / 1e9,
+            "wall_time": time.time(),
+        }
+        for name, value in values.items():
+            line[name] = value
+            if name in self.factors:
+                derived, factor = self.factors[name]
+                line[derived] = value * factor
+        line = {k: v if math.isfinite(v) else None for k, v in line.items()}
+        self.stream.write(json.dumps(line) + "\n")
+        self.stream.flush()
+        self.events.line(line)
+        return line
+
+    def close(self) -> None:
+        """Finish both files."""
+        self.stream.close()
+        self.events.close()

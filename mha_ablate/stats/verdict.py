@@ -1,0 +1,54 @@
+"""The decision rule, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mha_ablate.stats.paired import Paired, holm
+
+ALPHA = 0.05
+ENOUGH_SEEDS = 8  # below this a verdict is a look, not a result
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`word` is costs, helps, equivalent or undecided; `reason` says in a clause why."""
+
+    word: str
+    reason: str
+    p_holm: float | None
+    look: bool
+
+    def __str__(self) -> str:
+        return f"{self.word} (a look)" if self.look else self.word
+
+
+def decide(contrasts: dict[str, Paired], *, margin: float, incomplete: dict[str, str]) -> dict[str, Verdict]:
+    """Verdicts on all planned contrasts against one baseline.
+
+    *equivalent* if the 90% t interval lies within +- margin (two one-sided tests at 5%); else *costs* or *helps* if
+    the Holm-adjusted p of the paired t test over all contrasts is under 0.05; else *undecided*. An arm named in `incomplete`
+    (its reason: diverged or missing seeds) stays undecided: what is left of it is no fair sample.
+    """
+    adjusted = holm({arm: c.p_t for arm, c in contrasts.items() if c.p_t is not None})
+    return {
+        arm: _decide_one(c, adjusted.get(arm), margin, incomplete.get(arm)) for arm, c in contrasts.items()
+    }
+
+
+def _decide_one(c: Paired, p_holm: float | None, margin: float, incomplete: str | None) -> Verdict:
+    look = c.n < ENOUGH_SEEDS
+    if incomplete:
+        return Verdict("undecided", incomplete, p_holm, look)
+    if c.ci90 is None or c.ci95 is None or p_holm is None:
+        return Verdict("undecided", "one seed gives no interval", p_holm, look)
+    if -margin < c.ci90[0] and c.ci90[1] < margin:
+        return Verdict("equivalent", f"the 90% interval lies within +-{margin:g} nats", p_holm, look)
+    if p_holm < ALPHA:
+        return Verdict("costs" if c.mean > 0 else "helps", f"Holm-adjusted p = {p_holm:.2g}", p_holm, look)
+    return Verdict(
+        "undecided",
+        f"Holm-adjusted p = {p_holm:.2g}, and the 90% interval is not within +-{margin:g} nats",
+        p_holm,
+        look,
+    )

@@ -1,0 +1,183 @@
+"""One run from its configuration to a finished run folder."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mha_ablate import build
+from mha_ablate.config.compose import from_plain, to_yaml
+from mha_ablate.config.schema import RunConfig, config_hash
+from mha_ablate.data.tokenizers import tokenizer_state
+from mha_ablate.errors import RequestError
+from mha_ablate.run.checkpoint import save_weights
+from mha_ablate.run.folder import FINISHED, RunFolder, is_alive, this_process, write_atomic
+from mha_ablate.run.provenance import provenance
+from mha_ablate.run.record import Record
+from mha_ablate.train.evaluate import validation_loss
+from mha_ablate.train.hardware import name_of
+from mha_ablate.train.loop import Outcome, train
+from mha_ablate.train.schedule import learning_rate
+
+OnLine = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Arm x seed: a resolved configuration, the folder it goes to, and the text that it must find."""
+
+    arm: str
+    seed: int
+    config: RunConfig
+    folder: RunFolder
+    text_sha256: str
+    overrides: list[str] = field(default_factory=list)
+    choices: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """What a finished run must carry to count as this cell."""
+        return config_hash(self.config.identity(self.text_sha256))
+
+    @property
+    def arm_hash(self) -> str:
+        """The same for every seed of one configuration: what may be averaged."""
+        identity = self.config.identity(self.text_sha256)
+        return config_hash({k: v for k, v in identity.items() if k not in ("init_seed", "data_seed")})
+
+    def is_done(self) -> bool:
+        """Whether the folder holds a finished run of exactly this cell."""
+        found = self.folder.read()
+        return found.get("state") in FINISHED and found.get("config_hash") == self.hash
+
+    def check_folder(self) -> None:
+        """Raise RequestError where the folder holds another configuration or belongs to a process that still runs."""
+        found = self.folder.read()
+        if found and found.get("config_hash") != self.hash:
+            raise RequestError(
+                f"{self.folder.path} holds a run of another configuration or text: give this one a folder of its own with "
+                "name=NEW_NAME, or remove the old one"
+            )
+        if found.get("state") == "running" and is_alive(found.get("owner")):
+            raise RequestError(
+                f"{self.folder.path} is being written by process {found['owner']['pid']}: wait for it, or use name=NEW_NAME"
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for a worker process."""
+        return {**asdict(self), "folder": str(self.folder.path)}
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Cell:
+        """The cell that `to_json` described."""
+        values = {**plain, "folder": RunFolder(Path(plain["folder"])), "config": from_plain(plain["config"])}
+        return cls(**values)
+
+
+def run_cell(cell: Cell, on_line: OnLine) -> dict[str, Any]:
+    """Train a cell and leave a complete run folder; returns its run.json. An exception is recorded as `failed`, then raised."""
+    cell.folder.path.mkdir(parents=True, exist_ok=True)
+    cell.folder.clear()
+    run: dict[str, Any] = {
+        "state": "running",
+        "error": None,
+        "arm": cell.arm,
+        "seed": cell.seed,
+        "overrides": cell.overrides,
+        "choices": cell.choices,
+        "config_hash": cell.hash,
+        "arm_hash": cell.arm_hash,
+        "owner": this_process(),
+        "started": time.time(),
+    }
+    write_atomic(cell.folder.config_file, to_yaml(cell.config, without=("study",)))
+    cell.folder.write(run)
+    try:
+        _train_into(cell, run, on_line)
+    except Exception as error:
+        run |= {"state": "failed", "error": f"{type(error).__name__}: {error}", "ended": time.time()}
+        cell.folder.write(run)
+        raise
+    cell.folder.write(run)
+    return run
+
+
+def _train_into(cell: Cell, run: dict[str, Any], on_line: OnLine) -> None:
+    """The run itself; fills `run` with what it was and how it ended."""
+    config = cell.config
+    hardware = build.hardware_of(config)
+    torch.set_num_threads(hardware.threads)
+    corpus = build.corpus_of(config)
+    if corpus.text_sha256 != cell.text_sha256:
+        raise RequestError("the text changed since the study was planned: run it again under another name=")
+    cost = build.counted_cost(config, corpus.vocab_size)
+    run |= {
+        "text": corpus.summary(),
+        "cost": cost,
+        "provenance": provenance(**asdict(hardware), device_name=name_of(hardware.device)),
+    }
+    cell.folder.write(run)
+
+    device = torch.device(hardware.device)
+    model = build.model_of(config, corpus.vocab_size, hardware.device)
+    optimizer = build.optimizer_of(config, model, hardware.dtype)
+    batches = build.batches_of(config, corpus, device)
+    tokens_per_step = config.trainer.batch_size * config.model.context
+    record = Record(
+        cell.folder,
+        tokens_per_step=tokens_per_step,
+        train_flops_per_step=cost["train_flops_per_token"] * tokens_per_step,
+        factors={"loss/val": ("loss/val_bits_per_byte", corpus.nats_to_bits_per_byte)},
+    )
+    try:
+        outcome = train(
+            model,
+            optimizer,
+            batches,
+            validate=lambda: validation_loss(model, corpus.val, device=device),
+            rate=lambda step: learning_rate(
+                step,
+                steps=config.trainer.steps,
+                peak=config.optim.lr,
+                final=config.optim.final_lr,
+                warmup=config.optim.warmup_steps,
+            ),
+            write=lambda step, values: on_line(record.write(step, values)),
+            steps=config.trainer.steps,
+            eval_every=config.trainer.eval_every,
+            log_every=config.trainer.log_every,
+            grad_clip=config.optim.grad_clip,
+            dropout_seed=config.seeds[1],
+        )
+    finally:
+        record.close()
+    optimizer.release()
+    save_weights(
+        cell.folder, model, {"step": outcome.step, "vocab_size": corpus.vocab_size, "tokenizer": tokenizer_state(corpus.tokenizer)}
+    )
+    run |= {"state": outcome.state, "result": _result(cell.folder, outcome), "ended": time.time()}
+    if outcome.state == "diverged":
+        run["error"] = f"the loss was not finite at step {outcome.step}"
+
+
+def _result(folder: RunFolder, outcome: Outcome) -> dict[str, Any]:
+    """The end of the run in numbers; step time is the median over the logged intervals, the first left out."""
+    import math
+    import statistics
+
+    lines = folder.lines()
+    timed = [line for line in lines if "perf/step_ms" in line]
+    steady = timed[1:] or timed
+    return {
+        "step": outcome.step,
+        "val_loss": outcome.val_loss if math.isfinite(outcome.val_loss) else None,
+        "step_ms": statistics.median(line["perf/step_ms"] for line in steady) if steady else None,
+        "tokens_per_s": statistics.median(line["perf/tokens_per_s"] for line in steady) if steady else None,
+        "train_s": lines[-1]["train_s"] if lines else None,
+        "gflop": lines[-1]["gflop"] if lines else None,
+    }

@@ -1,0 +1,125 @@
+"""Run folders back to plain values: what reports and TensorBoard are made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mha_ablate.errors import RequestError
+from mha_ablate.run.folder import STATES, RunFolder, StudyFolder, read_json
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished or unfinished run: its arm, seed, state, final loss and curve."""
+
+    arm: str
+    seed: int
+    folder: RunFolder
+    about: dict[str, Any]
+    curve: dict[int, float]
+    config: dict[str, Any]
+
+    @property
+    def state(self) -> str:
+        """running, ok, failed or diverged."""
+        return self.about.get("state", "running")
+
+    @property
+    def val_loss(self) -> float | None:
+        """Final validation loss in nats per token; None unless the run ended well."""
+        return self.about["result"]["val_loss"] if self.state == "ok" else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """The runs of one folder and what is known about them."""
+
+    folder: StudyFolder
+    runs: list[Run]
+    plan: dict[str, Any] | None
+    costs: dict[str, Any]
+
+    @property
+    def arms(self) -> list[str]:
+        """Arms in the order of the plan, others after them by name."""
+        planned = list(self.plan["arms"]) if self.plan else []
+        present = {run.arm for run in self.runs}
+        return [a for a in planned if a in present] + sorted(present - set(planned))
+
+    def of(self, arm: str) -> list[Run]:
+        """The runs of an arm by seed."""
+        return sorted((r for r in self.runs if r.arm == arm), key=lambda r: r.seed)
+
+
+def collect(path: Path) -> Study:
+    """Read every run below a folder. Raises RequestError where there is none, or where runs cannot be compared."""
+    if not path.is_dir():
+        raise RequestError(f"{path} is no folder: give a study's folder such as outputs/fc_out")
+    folder = StudyFolder(path)
+    plan = read_json(folder.plan_file)
+    plan = plan if isinstance(plan, dict) and isinstance(plan.get("arms"), dict) else None
+    found = [(f, about) for f in folder.runs() if _is_run(about := f.read())]
+    if not found:
+        raise RequestError(f"{path} holds no run: give a folder that `mha-ablate compare` or `train` wrote")
+    labels = _labels(found, path)
+    runs = [
+        Run(labels[f.path], about["seed"], f, about, _curve(f), _config(f))
+        for f, about in found
+    ]
+    _check_comparable(runs, path)
+    kept = read_json(folder.cost_file)
+    return Study(folder, runs, plan, kept.get("costs", {}) if isinstance(kept, dict) else {})
+
+
+def _is_run(about: dict[str, Any]) -> bool:
+    return about.get("state") in STATES and all(key in about for key in ("arm", "seed", "config_hash", "arm_hash"))
+
+
+def _curve(folder: RunFolder) -> dict[int, float]:
+    return {line["step"]: line["loss/val"] for line in folder.lines() if line.get("loss/val") is not None}
+
+
+def _config(folder: RunFolder) -> dict[str, Any]:
+    """The run's config.yaml; empty where it cannot be read."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(folder.config_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _labels(found: list[tuple[RunFolder, dict[str, Any]]], root: Path) -> dict[Path, str]:
+    """A label per run: its arm's name; where runs of one name differ in more than the seed, the hash tells them apart.
+
+    Where two runs share even the seed (studies side by side), the folder's path is the label.
+    """
+    hashes: dict[str, set[str]] = {}
+    for _, about in found:
+        hashes.setdefault(about["arm"], set()).add(about["arm_hash"])
+    labels = {
+        f.path: about["arm"] if len(hashes[about["arm"]]) == 1 else f"{about['arm']} {about['arm_hash'][:6]}"
+        for f, about in found
+    }
+    if len({(labels[f.path], about["seed"]) for f, about in found}) < len(found):
+        labels = {f.path: f.path.parent.relative_to(root).as_posix() for f, about in found}
+    return labels
+
+
+def _check_comparable(runs: list[Run], path: Path) -> None:
+    """Runs on another text, tokenizer or split are never compared."""
+    texts = {}
+    for run in runs:
+        if "text" in run.about:
+            text = run.about["text"]
+            texts.setdefault((text["sha256"], text["tokenizer_sha256"], text["split"]), run)
+    if len(texts) > 1:
+        shown = "; ".join(
+            f"{run.folder.path.relative_to(path)}: {run.about['text']['name']}, {run.about['text']['tokenizer']}, "
+            f"split {run.about['text']['split']}, sha256 {run.about['text']['sha256'][:8]}"
+            for run in list(texts.values())[:2]
+        )
+        raise RequestError(f"{path} holds runs on different text, whose losses cannot be compared ({shown}): report them apart")

@@ -1,0 +1,199 @@
+"""Running the cells of a plan on worker processes, and measuring its arms."""
+
+from __future__ import annotations
+
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from mha_ablate import build
+from mha_ablate.errors import Interrupted, RunFailed
+from mha_ablate.run.folder import read_json, write_json
+from mha_ablate.study.cell import Cell
+from mha_ablate.study.plan import Plan
+from mha_ablate.study.pool import Worker
+from mha_ablate.train.hardware import cpu_count
+
+
+@dataclass
+class Progress:
+    """Where a study stands. `on_change` of `run_cells` receives it."""
+
+    todo: list[Cell]
+    done_before: int
+    running: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    finished: dict[tuple[str, int], str] = field(default_factory=dict)
+    failures: list[tuple[Cell, str]] = field(default_factory=list)
+    started: float = field(default_factory=time.monotonic)
+    first_line: float | None = None
+
+    @property
+    def steps_wanted(self) -> int:
+        """Updates of all cells to do."""
+        return sum(cell.config.trainer.steps for cell in self.todo)
+
+    @property
+    def steps_done(self) -> int:
+        """Updates made so far; a cell that has ended counts whole."""
+        whole = sum(c.config.trainer.steps for c in self.todo if (c.arm, c.seed) in self.finished)
+        return whole + sum(line.get("step", 0) for line in self.running.values())
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Time left at the pace so far, counted from the first line of any cell."""
+        if self.first_line is None or not self.steps_done:
+            return None
+        pace = (time.monotonic() - self.first_line) / self.steps_done
+        return pace * (self.steps_wanted - self.steps_done)
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens a second of all cells that run now."""
+        return sum(line.get("perf/tokens_per_s") or 0.0 for line in self.running.values())
+
+
+OnChange = Callable[[Progress], None]
+
+
+class Pool:
+    """The workers of a study, started early so that they import while the plan is checked."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.inbox: queue.Queue[tuple[Worker, dict[str, Any]]] = queue.Queue()
+        self.workers: list[Worker] = []
+
+    def start(self) -> None:
+        """Bring the number of workers up to size."""
+        while len(self.workers) < self.size:
+            self.workers.append(Worker(self.inbox))
+
+    def stop(self) -> None:
+        """Kill them all."""
+        for worker in self.workers:
+            worker.stop()
+        self.workers.clear()
+
+
+def default_workers() -> int:
+    """One per core; a GPU takes one cell at a time."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else cpu_count()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Inside, SIGTERM ends the work as Ctrl-C does: by `Interrupted`."""
+
+    def on_term(_signal: int, _frame: Any) -> None:
+        raise Interrupted("stopped by SIGTERM")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, on_term)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("stopped by Ctrl-C") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_cells(plan: Plan, pool: Pool, on_change: OnChange) -> Progress:
+    """Run every cell that is not done yet; a cell that fails takes no other with it. Returns the final state."""
+    todo = [cell for cell in plan.cells if not cell.is_done()]
+    progress = Progress(todo, len(plan.cells) - len(todo))
+    waiting = list(todo)
+    on_change(progress)
+    if not todo:
+        return progress
+    pool.size = min(pool.size, len(todo))
+    pool.start()
+    while len(progress.finished) < len(todo):
+        try:
+            worker, message = pool.inbox.get(timeout=0.2)
+        except queue.Empty:
+            on_change(progress)
+            continue
+        _take_in(worker, message, pool, progress)
+        if worker.cell is None and worker.ready and waiting:
+            cell = waiting.pop(0)
+            progress.running[cell.arm, cell.seed] = {}
+            worker.give(cell)
+        on_change(progress)
+    return progress
+
+
+def _take_in(worker: Worker, message: dict[str, Any], pool: Pool, progress: Progress) -> None:
+    """Update the state of the study by one message of one worker."""
+    if message["kind"] == "ready":
+        worker.ready = True
+        return
+    if message["kind"] == "gone":
+        _replace(worker, pool, progress)
+        return
+    cell = worker.cell
+    assert cell is not None, f"a worker without a cell said {message}"
+    key = cell.arm, cell.seed
+    if message["kind"] == "line":
+        progress.first_line = progress.first_line or time.monotonic()
+        progress.running[key] = {**progress.running[key], **message["line"]}
+    elif message["kind"] == "done":
+        worker.cell = None
+        del progress.running[key]
+        progress.finished[key] = message["state"]
+        if message["state"] == "failed":
+            progress.failures.append((cell, message["error"]))
+
+
+def _replace(worker: Worker, pool: Pool, progress: Progress) -> None:
+    """A worker is gone: its cell has failed, and another worker takes its place for the rest."""
+    reason, cell = worker.how_it_ended(), worker.cell
+    worker.stop()
+    pool.workers.remove(worker)
+    if not worker.ready:
+        raise RunFailed(f"no worker could be started: {reason}")
+    if cell is not None:
+        cell.folder.write({**cell.folder.read(), "state": "failed", "error": reason, "ended": time.time()})
+        del progress.running[cell.arm, cell.seed]
+        progress.finished[cell.arm, cell.seed] = "failed"
+        progress.failures.append((cell, reason))
+    pool.start()
+
+
+def measure_costs(plan: Plan, pool: Pool) -> dict[str, Any]:
+    """Costs of every arm: counted, and timed by one worker with nothing beside it. Kept in cost.json for the next call."""
+    arms = {arm: cell.hash for cell in reversed(plan.cells) for arm in [cell.arm]}
+    kept = read_json(plan.folder.cost_file) or {}
+    if kept.get("arms") == arms:
+        return kept
+    costs = {arm: build.counted_cost(config, plan.corpus.vocab_size) for arm, config in plan.arms.items()}
+    pool.stop()
+    pool.size = 1
+    pool.start()
+    worker = pool.workers[0]
+    worker.ask({"kind": "time", "configs": {arm: asdict(config) for arm, config in plan.arms.items()}})
+    while True:
+        sender, message = pool.inbox.get()
+        if sender is not worker:  # the last words of those that were stopped
+            continue
+        if message["kind"] == "gone":
+            raise RunFailed(f"step times could not be measured: {worker.how_it_ended()}")
+        if message["kind"] == "done":
+            raise RunFailed(f"step times could not be measured: {message['error']}")
+        if message["kind"] == "times":
+            break
+    result = {
+        "arms": arms,
+        "timed": "interleaved, alone, after warm-up",
+        "costs": {arm: {**costs[arm], **message["times"][arm]} for arm in costs},
+    }
+    write_json(plan.folder.cost_file, result)
+    return result

@@ -1,0 +1,152 @@
+"""The plan of a study: which arms at which seeds, checked whole before the first step, then written and hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mha_ablate import build
+from mha_ablate.config.compose import Composed, compose, compose_many, key_of
+from mha_ablate.config.schema import RunConfig, StudyConfig
+from mha_ablate.data.corpus import Corpus
+from mha_ablate.errors import RequestError
+from mha_ablate.run.folder import StudyFolder, read_json, write_json
+from mha_ablate.study.cell import Cell
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study that is ready to run."""
+
+    study: StudyConfig
+    folder: StudyFolder
+    arms: dict[str, RunConfig]
+    cells: list[Cell]
+    corpus: Corpus
+
+    def to_json(self) -> dict[str, Any]:
+        """What is fixed before the first step: arms with the hash of every cell, seeds, baseline, margin, text."""
+        return {
+            "study": self.study.name,
+            "baseline": self.study.baseline,
+            "margin": self.study.margin,
+            "seeds": self.study.seed_list,
+            "arms": {arm: self.study.arms[arm] for arm in self.arms},
+            "cells": {f"{cell.arm}/seed={cell.seed}": cell.hash for cell in self.cells},
+            "text_sha256": self.corpus.text_sha256,
+        }
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (16 hex digits) of the plan."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def write(self) -> None:
+        """Write plan.json. A plan that differs from the one before keeps the older hashes under `earlier`."""
+        before = read_json(self.folder.plan_file) or {}
+        earlier = list(before.get("earlier", []))
+        if before.get("hash") == self.hash:
+            return
+        if "hash" in before:
+            earlier.append(before["hash"])
+        write_json(
+            self.folder.plan_file, {"hash": self.hash, "written": time.time(), "earlier": earlier, **self.to_json()}
+        )
+
+
+def make_plan(overrides: list[str], while_checking: Callable[[], None] = lambda: None) -> Plan:
+    """Compose every arm, check every cell, write nothing. Raises RequestError, in one line, for whatever is wrong.
+
+    `while_checking` is called once the request itself is known to be sound, before text and models are looked at.
+    """
+    base = compose(overrides)
+    study = base.config.study
+    _check_request(overrides, study)
+    arms = _compose_arms(overrides, study)
+    while_checking()
+
+    name = base.config.name or study.name
+    folder = StudyFolder(Path(base.config.outputs).expanduser() / name)
+    # One thread per cell: workers then do not disturb each other, and the same cell gives the same bits everywhere.
+    one_thread = {a: replace(c.config, trainer=replace(c.config.trainer, threads=1)) for a, c in arms.items()}
+    configs = {arm: build.resolved(config) for arm, config in one_thread.items()}
+    corpus = build.corpus_of(configs[study.baseline])
+    configs = _matched(configs, study, corpus.vocab_size)
+    for arm, config in configs.items():
+        try:
+            _same_text(config, corpus)
+            build.model_of(config, corpus.vocab_size, "meta")
+        except RequestError as error:
+            raise RequestError(f"arm {arm}: {error}") from error
+    cells = [
+        Cell(
+            arm=arm,
+            seed=seed,
+            config=configs[arm].with_seed(seed),
+            folder=folder.run(arm, seed),
+            text_sha256=corpus.text_sha256,
+            overrides=[*overrides, *study.arms[arm], f"seed={seed}"],
+            choices=arms[arm].choices,
+        )
+        for seed in study.seed_list
+        for arm in configs
+    ]
+    for cell in cells:
+        cell.check_folder()
+    return Plan(study, folder, configs, cells, corpus)
+
+
+def _check_request(overrides: list[str], study: StudyConfig) -> None:
+    """Refuse settings that the study's arms would silently overrule, and a study without its baseline."""
+    set_by_arms = {key_of(o) for arm in study.chosen for o in study.arms[arm]}
+    for override in overrides:
+        key = key_of(override)
+        if key in set_by_arms:
+            raise RequestError(
+                f"{override}: the arms of study={study.name} set {key} themselves; pick arms with study.arms=[...], or "
+                f"add one with study.arms.NAME=[{override}]"
+            )
+        if key in ("seed", "init_seed") or key == "match":
+            advice = "study.seeds=[0,1,2] says which seeds run" if "seed" in key else "it belongs into an arm"
+            raise RequestError(f"{override}: `compare` sets {key} cell by cell; {advice}")
+    if study.baseline not in study.chosen:
+        raise RequestError(
+            f"study.baseline={study.baseline} is not among the arms ({', '.join(study.chosen)}): every delta is against it"
+        )
+
+
+def _compose_arms(overrides: list[str], study: StudyConfig) -> dict[str, Composed]:
+    """Each chosen arm composed: the request first, then the arm's own overrides."""
+    arms: dict[str, Composed] = {}
+    for arm in study.chosen:
+        try:
+            arms[arm] = compose_many([[*overrides, *study.arms[arm]]])[0]
+        except RequestError as error:
+            raise RequestError(f"arm {arm}: {error}") from error
+    return arms
+
+
+def _matched(configs: dict[str, RunConfig], study: StudyConfig, vocab_size: int) -> dict[str, RunConfig]:
+    """Arms with `match=params` get the MLP width that restores the baseline's parameter count."""
+    reference = configs[study.baseline]
+    result = {}
+    for arm, config in configs.items():
+        if config.match and arm == study.baseline:
+            raise RequestError(f"arm {arm}: match=params matches the baseline, and this is the baseline")
+        try:
+            result[arm] = build.matched(config, reference, vocab_size) if config.match else config
+        except RequestError as error:
+            raise RequestError(f"arm {arm}: {error}") from error
+    return result
+
+
+def _same_text(config: RunConfig, corpus: Corpus) -> None:
+    """Every arm reads the baseline's text, tokenised alike."""
+    own = build.corpus_of(config)
+    if own.summary() != corpus.summary():
+        raise RequestError("arms of one study must read the same text with the same tokenizer and split")

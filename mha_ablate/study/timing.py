@@ -1,0 +1,64 @@
+"""Step times that can be compared: all arms in one process, interleaved, alone on the machine, after warm-up."""
+
+from __future__ import annotations
+
+import statistics
+import time
+
+import torch
+
+from mha_ablate import build
+from mha_ablate.config.schema import RunConfig
+
+ROUNDS = 7
+SECONDS_PER_TURN = 0.2
+
+
+def measure_steps(configs: dict[str, RunConfig]) -> dict[str, dict[str, float]]:
+    """`step_ms` and `tokens_per_s` of each arm: the median of 7 rounds in which every arm takes a turn.
+
+    Two untimed steps warm an arm up; a turn is as many steps as fit in about 0.2 s, at least one. The order of the arms is turned
+    round from one round to the next, so that a drift of the machine falls on all alike.
+    """
+    arms = {name: _Stepper(config) for name, config in configs.items()}
+    first = next(iter(arms.values()))
+    per_turn = max(1, min(10, int(SECONDS_PER_TURN / max(1e-4, first.seconds(1)))))
+    seconds: dict[str, list[float]] = {name: [] for name in arms}
+    names = list(arms)
+    for turn in range(ROUNDS):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            seconds[name].append(arms[name].seconds(per_turn) / per_turn)
+    return {
+        name: {
+            "step_ms": 1000 * statistics.median(times),
+            "tokens_per_s": arms[name].tokens / statistics.median(times),
+        }
+        for name, times in seconds.items()
+    }
+
+
+class _Stepper:
+    """One arm, ready to take training steps on its text."""
+
+    def __init__(self, config: RunConfig) -> None:
+        hardware = build.hardware_of(config)
+        torch.set_num_threads(hardware.threads)
+        corpus = build.corpus_of(config)
+        self.device = torch.device(hardware.device)
+        self.config = config
+        self.model = build.model_of(config, corpus.vocab_size, hardware.device)
+        self.optimizer = build.optimizer_of(config, self.model, hardware.dtype)
+        self.batches = build.batches_of(config, corpus, self.device)
+        self.tokens = config.trainer.batch_size * config.model.context
+        self.seconds(2)
+
+    def seconds(self, steps: int) -> float:
+        """Wall time of so many updates."""
+        start = time.perf_counter()
+        for step in range(steps):
+            self.model.loss(*self.batches.batch(step)).backward()
+            self.optimizer.step(self.config.optim.lr, self.config.optim.grad_clip)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - start

@@ -1,0 +1,1 @@
+"""Training: one loop for every arm, device and precision."""

@@ -1,0 +1,60 @@
+"""What `auto` means on this machine: device, precision, threads."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Device, working precision and CPU threads of a run, resolved: no `auto` left."""
+
+    device: str
+    precision: str
+    threads: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that weights are multiplied in; masters are always fp32."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+
+def cpu_count() -> int:
+    """Cores that this process may run on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def resolve(device: str, precision: str, threads: int | None) -> Hardware:
+    """Replace `auto` and null. Raises ValueError where a GPU is asked for and none can be used."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("trainer.device=cuda: torch sees no GPU here; use trainer.device=cpu or auto")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if precision == "auto":
+        precision = "bf16" if multiplies_bf16(device) else "fp32"
+    return Hardware(device, precision, threads or cpu_count())
+
+
+def multiplies_bf16(device: str) -> bool:
+    """Whether the hardware multiplies bfloat16 faster than float32 (AMX or AVX512-BF16 on a CPU)."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(probe()) for name in probes if (probe := getattr(torch.cpu, name, None)))
+
+
+def name_of(device: str) -> str:
+    """The processor's or GPU's own name."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        import platform
+
+        return platform.processor() or platform.machine()
