@@ -27,9 +27,7 @@ EXPLICIT_UP_TO = 128  # context up to which the open softmax beats the fused ker
 def resolved(config: RunConfig) -> RunConfig:
     """The same configuration with no `auto` left and an absolute path of the text: what is hashed and written down."""
     hardware = hardware_of(config)
-    trainer = replace(
-        config.trainer, device=hardware.device, precision=hardware.precision, threads=hardware.threads
-    )
+    trainer = replace(config.trainer, device=hardware.device, precision=hardware.precision, threads=hardware.threads)
     path = config.data.path
     if path is not None:
         place = Path(path) if Path(path).exists() else Path(path).expanduser()
@@ -64,11 +62,15 @@ def fc_out_maker(spec: dict[str, Any]) -> Callable[[Place], FcOut]:
     target = str(spec["_target_"])
     settings = {k: v for k, v in spec.items() if k != "_target_"}
     if not target.startswith(VARIANTS):
-        raise RequestError(f"fc_out._target_={target} is not below {VARIANTS}: choose a variant by name (`mha-ablate list fc_out`)")
+        raise RequestError(
+            f"fc_out._target_={target} is not below {VARIANTS}: choose a variant by name (`mha-ablate list fc_out`)"
+        )
     try:
         variant = get_class(target)
     except Exception as error:
-        raise RequestError(f"fc_out._target_={target} cannot be imported: choose a variant by name (`mha-ablate list fc_out`)") from error
+        raise RequestError(
+            f"fc_out._target_={target} cannot be imported: choose a variant by name (`mha-ablate list fc_out`)"
+        ) from error
     if not issubclass(variant, FcOut):
         raise RequestError(f"fc_out._target_={target} is not a subclass of FcOut")
     try:

@@ -13,8 +13,12 @@ EPILOG = "Examples:  mha-ablate board  |  mha-ablate board outputs/fc_out --port
 
 
 def board(
-    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="A folder of runs.", show_default=False)] = Path("outputs"),
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Default: 6006, or the next one that is free.")] = None,
+    folder: Annotated[Path, typer.Argument(metavar="[DIR]", help="A folder of runs.", show_default=False)] = Path(
+        "outputs"
+    ),
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Default: 6006, or the next one that is free.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Serve TensorBoard on 127.0.0.1 and print the link that shows cost/delta_val_loss first. Ctrl-C ends it."""

@@ -51,7 +51,11 @@ def compare(
             report = write_report(plan.folder.path)
     except Interrupted as error:
         again = command_line("compare", *words)
-        kept = f"{sum(c.is_done() for c in plan.cells)} of {len(plan.cells)} cells are finished and kept" if plan else "nothing was begun"
+        kept = (
+            f"{sum(c.is_done() for c in plan.cells)} of {len(plan.cells)} cells are finished and kept"
+            if plan
+            else "nothing was begun"
+        )
         raise Interrupted(f"{error}; {kept}; to go on: {again}") from None
     finally:
         pool.stop()
@@ -92,5 +96,10 @@ def _next(plan: Plan, words: list[str]) -> list[tuple[str, str]]:
     if not any(w.startswith("attention=") for w in words):
         split = command_line("compare", *without("name"), "attention=split", f"name={name}_split")
         steps.append((split, "the tutorial's attention, where a head sees only its own slice"))
-    steps.append((command_line("compare", *without("name", "model.n_heads"), "model.n_heads=8", f"name={name}_8_heads"), "more heads: more for fc_out to mix"))
+    steps.append(
+        (
+            command_line("compare", *without("name", "model.n_heads"), "model.n_heads=8", f"name={name}_8_heads"),
+            "more heads: more for fc_out to mix",
+        )
+    )
     return steps[:2]

@@ -13,7 +13,10 @@ EPILOG = "Examples:  mha-ablate list  |  mha-ablate list fc_out  |  mha-ablate l
 
 def list_(
     group: Annotated[
-        str | None, typer.Argument(metavar="[GROUP]", help="A group, or `config` for every key and its default.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[GROUP]", help="A group, or `config` for every key and its default.", show_default=False
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -40,7 +40,9 @@ def root(
     """
 
 
-app.command("compare", short_help="Train the arms of a study and say what removing fc_out costs.", epilog=compare.EPILOG)(compare.compare)
+app.command(
+    "compare", short_help="Train the arms of a study and say what removing fc_out costs.", epilog=compare.EPILOG
+)(compare.compare)
 app.command("train", short_help="Train one model and leave a run folder.", epilog=train.EPILOG)(train.train)
 app.command("report", short_help="Compare the runs of a folder.", epilog=report.EPILOG)(report.report)
 app.command("board", short_help="Serve TensorBoard with the comparison in view.", epilog=board.EPILOG)(board.board)

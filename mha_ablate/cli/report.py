@@ -13,12 +13,16 @@ EPILOG = "Examples:  mha-ablate report outputs/fc_out  |  mha-ablate report outp
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of runs, from `compare` or `train`.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder of runs, from `compare` or `train`.", show_default=False)
+    ],
     baseline: Annotated[
-        str | None, typer.Option(metavar="ARM", help="The arm to compare with. Default: the plan's, else the largest fc_out.")
+        str | None,
+        typer.Option(metavar="ARM", help="The arm to compare with. Default: the plan's, else the largest fc_out."),
     ] = None,
     margin: Annotated[
-        float | None, typer.Option(metavar="NATS", help="Half width of what counts as equivalent. Default: the plan's, else 0.01.")
+        float | None,
+        typer.Option(metavar="NATS", help="Half width of what counts as equivalent. Default: the plan's, else 0.01."),
     ] = None,
     as_json: Json = False,
 ) -> None:

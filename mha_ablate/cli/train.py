@@ -6,7 +6,8 @@ from mha_ablate.cli.common import Json, Settings, choices_help
 
 EPILOG = (
     "Examples:  mha-ablate train  |  mha-ablate train fc_out=none model.n_heads=8 name=eight  |  "
-    "mha-ablate train model=mini trainer.steps=2000.  " + choices_help("fc_out", "attention", "model", "data", "tokenizer")
+    "mha-ablate train model=mini trainer.steps=2000.  "
+    + choices_help("fc_out", "attention", "model", "data", "tokenizer")
 )
 
 

@@ -167,7 +167,7 @@ def _explain(error: Exception) -> str:
         cause = chain[0]
         key = str(cause.full_key or cause.key or "")
         reason = str(cause.msg or cause).splitlines()[0].strip()
-        if "not in" in reason and "Key" in reason or "is not in struct" in reason or "not a member" in reason:
+        if ("not in" in reason and "Key" in reason) or "is not in struct" in reason or "not a member" in reason:
             return f"unknown key '{key}'{_nearest_key(key)}; `mha-ablate list config` prints every key"
         return f"{key}: {reason[0].lower()}{reason[1:]}" if key else reason
     text = " ".join(str(error).split())

@@ -9,6 +9,7 @@ import tempfile
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 TYPOGRAPHY = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-", 0x2026: "...", 0xA0: " "}
 
@@ -79,7 +80,7 @@ def find_files(path: str) -> list[Path]:
         if not found:
             raise ValueError(f"data.path={path} is a folder without files")
         return found
-    matches = sorted(Path(p).resolve() for p in glob.glob(str(place), recursive=True) if Path(p).is_file())
+    matches = sorted(Path(p).resolve() for p in glob.glob(str(place), recursive=True) if Path(p).is_file())  # noqa: PTH207
     if not matches:
         raise ValueError(
             f"data.path={path}: no such file, folder or match (looked in {Path.cwd()}); give the path of a UTF-8 text"
@@ -118,12 +119,12 @@ def _documents(files: list[Path]) -> list[str]:
     try:
         with tempfile.TemporaryDirectory(prefix="mha_ablate-") as folder:
             # File names are given as they are: a pattern would read [ and * in them as wildcards.
-            stamps = [(str(f), str(f.stat().st_mtime_ns)) for f in files]
+            stamps: Any = [(str(f), str(f.stat().st_mtime_ns)) for f in files]
             named = DataFilesDict({"train": DataFilesList([str(f) for f in files], stamps)})
             builder = TextBuilder(cache_dir=folder, data_files=named, sample_by="document")
             builder.download_and_prepare()
-            loaded = builder.as_dataset(split="train", in_memory=True)
-            return [row["text"] for row in loaded]  # pyright: ignore[reportArgumentType, reportCallIssue]
+            loaded: Any = builder.as_dataset(split="train", in_memory=True)
+            return [row["text"] for row in loaded]
     finally:
         if shown:
             datasets.enable_progress_bars()

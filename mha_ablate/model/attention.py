@@ -24,7 +24,7 @@ class FusedQKV(nn.Module):
         self.map = Linear(d_model, n_heads * sum(self.widths), bias=bias)
 
     def forward(self, x_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q and k `[B H T D]`, v `[B H T V]`."""
+        """Q and k `[B H T D]`, v `[B H T V]`."""
         B, T, _ = x_BTC.shape
         parts = self.map(x_BTC).split([self.n_heads * w for w in self.widths], dim=-1)
         q, k, v = (p.view(B, T, self.n_heads, w).transpose(1, 2) for p, w in zip(parts, self.widths, strict=True))
@@ -48,7 +48,7 @@ class SplitQKV(nn.Module):
         self.map = Linear(d_model // n_heads, sum(self.widths), bias=bias)
 
     def forward(self, x_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q and k `[B H T D]`, v `[B H T V]`."""
+        """Q and k `[B H T D]`, v `[B H T V]`."""
         x_BTHS = x_BTC.unflatten(-1, (self.n_heads, -1))
         q, k, v = self.map(x_BTHS).transpose(1, 2).split(self.widths, dim=-1)
         return q, k, v

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -78,10 +78,11 @@ class GPT(nn.Module):
 
     def _connect(self) -> None:
         """Let every fc_out see its layer's value weights and the layers below it."""
-        placed: list[Any] = []
+        placed: list[FcOut] = []
         for block in self.blocks:
-            block.attention.fc_out.connect(block.attention.qkv.value_weight, tuple(placed))  # pyright: ignore
-            placed.append(block.attention.fc_out)  # pyright: ignore
+            attention = cast(Block, block).attention
+            attention.fc_out.connect(attention.qkv.value_weight, tuple(placed))
+            placed.append(attention.fc_out)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """Logits for the next token at every position: `[B T vocab_size]`."""
@@ -90,7 +91,7 @@ class GPT(nn.Module):
         if self.positions is not None:
             x_BTC = x_BTC + self.positions.weight[:T]
         if self.sinus_TC is not None:
-            x_BTC = x_BTC + self.sinus_TC[:T].to(x_BTC.dtype)
+            x_BTC = x_BTC + self.get_buffer("sinus_TC")[:T].to(x_BTC.dtype)
         x_BTC = F.dropout(x_BTC, self.dropout, self.training) if self.dropout else x_BTC
         rotary = None if self.cos is None else (self.cos, self.sin)
         for block in self.blocks:

@@ -101,14 +101,14 @@ class Embedding(nn.Module):
 
 
 def sinusoidal_table(context: int, width: int) -> Tensor:
-    """sin and cos of position / 10000^(2i / width), interleaved: `[context, width]` (Vaswani et al. 2017, 3.5)."""
+    """Sin and cos of position / 10000^(2i / width), interleaved: `[context, width]` (Vaswani et al. 2017, 3.5)."""
     position = torch.arange(context, dtype=torch.float32)[:, None]
     rate = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-math.log(10_000.0) / width))
     return torch.stack(((position * rate).sin(), (position * rate).cos()), dim=-1).flatten(1)
 
 
 def rotary_tables(context: int, head_dim: int) -> tuple[Tensor, Tensor]:
-    """cos and sin of position / 10000^(2i / D) for each half of a head: two `[context, D/2]` (Su et al. 2021)."""
+    """Cos and sin of position / 10000^(2i / D) for each half of a head: two `[context, D/2]` (Su et al. 2021)."""
     rate = torch.exp(torch.arange(0, head_dim, 2, dtype=torch.float32) * (-math.log(10_000.0) / head_dim))
     angle = torch.arange(context, dtype=torch.float32)[:, None] * rate
     return angle.cos(), angle.sin()

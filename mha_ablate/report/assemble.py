@@ -13,7 +13,15 @@ from mha_ablate.study.collect import Run, Study
 
 METRIC = "validation loss in nats per token, whole split, at the last step"
 DEFAULT_MARGIN = 0.01
-COST_KEYS = ("params", "params_attention", "params_fc_out", "flops_per_token", "step_ms", "tokens_per_s", "peak_memory_mb")
+COST_KEYS = (
+    "params",
+    "params_attention",
+    "params_fc_out",
+    "flops_per_token",
+    "step_ms",
+    "tokens_per_s",
+    "peak_memory_mb",
+)
 SETTING_KEYS = ("model", "attention", "tokenizer", "data", "optim", "trainer")
 
 
@@ -65,6 +73,7 @@ def _baseline(study: Study, asked: str | None) -> str:
 
 def _fullest(study: Study) -> str:
     """Without a plan, the arm whose fc_out has the most parameters stands for the unablated model."""
+
     def size(arm: str) -> int:
         return max((r.about.get("cost", {}).get("params_fc_out", 0) for r in study.of(arm)), default=0)
 
@@ -110,7 +119,11 @@ def _arm(
         "n": contrast.n if contrast else len(values),
         "overrides": _overrides(study, arm),
         "verdict": "baseline" if arm == base else verdict.word if verdict else "undecided",
-        "verdict_reason": None if arm == base else verdict.reason if verdict else incomplete.get(arm, "no pair of seeds"),
+        "verdict_reason": None
+        if arm == base
+        else verdict.reason
+        if verdict
+        else incomplete.get(arm, "no pair of seeds"),
         "look": verdict.look if verdict else None,
         "val_loss": {
             "mean": statistics.fmean(values.values()) if values else None,

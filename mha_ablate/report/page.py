@@ -9,7 +9,8 @@ from mha_ablate.report.tables import COLUMNS, rows
 
 CSS = """
 :root { color-scheme: light; }
-body { font: 16px/1.55 system-ui, sans-serif; color: #1d1d1f; background: #fff; max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem; }
+body { font: 16px/1.55 system-ui, sans-serif; color: #1d1d1f; background: #fff;
+       max-width: 62rem; margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
 .answer { font-size: 1.15rem; border-left: 4px solid #0072b2; padding: .2rem 0 .2rem 1rem; margin: 1.2rem 0 1.6rem; }
 .note { background: #fff6e5; border-left: 4px solid #e69f00; padding: .5rem 1rem; margin: .4rem 0; }
@@ -36,8 +37,8 @@ def page(report: dict[str, Any], figures: list[str], command: str) -> str:
 {drawn}
 <h2>Arms</h2>
 <div class="scroll">{_table(COLUMNS, rows(report))}</div>
-<p class="quiet">Loss: {escape(report["metric"])}. Delta: arm minus {escape(report["baseline"])} at the same seed, with its 95% t interval;
-positive means worse. Step time: {escape(str(report["arms"][0]["cost"].get("timed")))}.
+<p class="quiet">Loss: {escape(report["metric"])}. Delta: arm minus {escape(report["baseline"])} at the same seed,
+with its 95% t interval; positive means worse. Step time: {escape(str(report["arms"][0]["cost"].get("timed")))}.
 FLOPs: matrix multiplications of the forward pass. At this size nothing is implied about larger models.</p>
 <h2>Why these verdicts</h2>
 <div class="scroll">{_table(("arm", "overrides", "verdict", "reason"), _reasons(report), reason=True)}</div>

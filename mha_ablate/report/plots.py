@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette: told apart by colour-blind readers too. The baseline is grey.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#117733")
 GREY = "#666666"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.spines.top": False,
@@ -103,7 +103,12 @@ def _forest(axes: Axes, report: dict[str, Any]) -> None:
             axes.plot(delta["ci95"], (y, y), color=colour[arm["arm"]], lw=2.5, solid_capstyle="butt")
         axes.plot(delta["mean"], y, "o", color=colour[arm["arm"]], ms=7)
         axes.annotate(
-            arm["verdict"], (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=colour[arm["arm"]]
+            arm["verdict"],
+            (1.01, y),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            fontsize=9,
+            color=colour[arm["arm"]],
         )
     axes.set_yticks(range(len(arms)), [arm["arm"] for arm in arms])
     axes.set_ylim(max(1, len(arms)) - 0.4, -0.6)

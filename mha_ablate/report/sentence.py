@@ -16,7 +16,9 @@ def sentence(report: dict[str, Any]) -> str:
     others = report["arms"][1:]
     if not others:
         return f"Only {base['arm']} was run: a comparison takes another arm."
-    removal = next((a for a in others if base["cost"].get("params_fc_out") and a["cost"].get("params_fc_out") == 0), None)
+    removal = next(
+        (a for a in others if base["cost"].get("params_fc_out") and a["cost"].get("params_fc_out") == 0), None
+    )
     clauses = [_clause(arm, base["arm"], removed=arm is removal) for arm in others]
     text = f"{_setting(report, base)}, {'; '.join(clauses)}"
     fewest = min((arm["n"] for arm in others), default=0)

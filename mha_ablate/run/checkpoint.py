@@ -46,7 +46,9 @@ def load_weights(folder: RunFolder, model: nn.Module) -> dict[str, Any]:
     try:
         info = json.loads(folder.weights_info_file.read_text(encoding="utf-8"))
         if info.get("format") != FORMAT:
-            raise ValueError(f"{folder.path}: its checkpoint has format {info.get('format')}, this version reads {FORMAT}")
+            raise ValueError(
+                f"{folder.path}: its checkpoint has format {info.get('format')}, this version reads {FORMAT}"
+            )
         tensors = load_file(folder.weights_file)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder.path}: no checkpoint that can be read ({error})") from error
@@ -54,5 +56,7 @@ def load_weights(folder: RunFolder, model: nn.Module) -> dict[str, Any]:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"{folder.path}: its checkpoint is of another model: {' '.join(str(error).split())}") from error
+        raise ValueError(
+            f"{folder.path}: its checkpoint is of another model: {' '.join(str(error).split())}"
+        ) from error
     return info

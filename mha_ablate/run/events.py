@@ -1,6 +1,7 @@
 """TensorBoard event files, written without torch. They hold nothing that metrics.jsonl and run.json do not.
 
-Tags are grouped in the order in which TensorBoard shows them: `cost/` (the paired difference), `loss/`, `optim/`, `perf/`, `result/`.
+Tags are grouped in the order in which TensorBoard shows them: `cost/` (the paired difference), `loss/`, `optim/`,
+`perf/`, `result/`.
 TensorBoard has no choice of x axis beyond steps and time, so `loss/val` has twins whose step is something else:
 `loss/val_by_tokens`, `loss/val_by_gflop`, `loss/val_by_train_ms`.
 """
@@ -45,7 +46,7 @@ class EventWriter:
 
     def scalar(self, tag: str, value: float, step: int, wall_time: float) -> None:
         """One point of one curve."""
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
         self._add(Summary(value=[Summary.Value(tag=tag, simple_value=float(value))]), step, wall_time)
 
@@ -55,14 +56,16 @@ class EventWriter:
 
         self._add(_experiment(), 0, started)
         self._add(
-            summary_v2.hparams_pb({k: values[k] for k in HPARAMS}, trial_id=session, start_time_secs=started), 0, started
+            summary_v2.hparams_pb({k: values[k] for k in HPARAMS}, trial_id=session, start_time_secs=started),
+            0,
+            started,
         )
 
     def end(self, ok: bool, ended: float) -> None:
         """Close the run's row as a success or a failure."""
         from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2, summary_v2
 
-        status = api_pb2.STATUS_SUCCESS if ok else api_pb2.STATUS_FAILURE
+        status = api_pb2.STATUS_SUCCESS if ok else api_pb2.STATUS_FAILURE  # pyright: ignore
         info = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=ended)  # pyright: ignore
         data = plugin_data_pb2.HParamsPluginData(session_end_info=info)  # pyright: ignore
         self._add(summary_v2._summary_pb(metadata.SESSION_END_INFO_TAG, data), 0, ended)
@@ -72,7 +75,7 @@ class EventWriter:
         self.writer.close()
 
     def _add(self, summary: Any, step: int, wall_time: float) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
         self.writer.add_event(Event(wall_time=wall_time, step=int(step), summary=summary))
 

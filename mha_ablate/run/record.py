@@ -15,7 +15,12 @@ class Record:
     """Appends lines to a run's metrics.jsonl and mirrors them to TensorBoard, so that a run can be watched live."""
 
     def __init__(
-        self, folder: RunFolder, *, tokens_per_step: int, train_flops_per_step: float, factors: dict[str, tuple[str, float]]
+        self,
+        folder: RunFolder,
+        *,
+        tokens_per_step: int,
+        train_flops_per_step: float,
+        factors: dict[str, tuple[str, float]],
     ) -> None:
         """`factors` adds derived values: `{"loss/val": ("loss/val_bits_per_byte", 1.44)}`."""
         self.folder, self.factors = folder, factors

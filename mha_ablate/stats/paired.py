@@ -41,11 +41,13 @@ def paired(arm: dict[int, float], baseline: dict[int, float]) -> Paired:
         return Paired(by_seed, mean, None, None, None, None)
     sd = float(d.std(ddof=1))
     error = sd / math.sqrt(n)
-    return Paired(by_seed, mean, sd, _interval(mean, error, n, 0.95), _interval(mean, error, n, 0.90), _p(mean, error, n))
+    return Paired(
+        by_seed, mean, sd, _interval(mean, error, n, 0.95), _interval(mean, error, n, 0.90), _p(mean, error, n)
+    )
 
 
 def _interval(mean: float, error: float, n: int, level: float) -> tuple[float, float]:
-    """mean +- t_{(1 + level) / 2, n - 1} error."""
+    """Mean +- t_{(1 + level) / 2, n - 1} error."""
     from scipy.special import stdtrit
 
     half = float(stdtrit(n - 1, (1 + level) / 2)) * error

@@ -31,9 +31,7 @@ def decide(contrasts: dict[str, Paired], *, margin: float, incomplete: dict[str,
     (its reason: diverged or missing seeds) stays undecided: what is left of it is no fair sample.
     """
     adjusted = holm({arm: c.p_t for arm, c in contrasts.items() if c.p_t is not None})
-    return {
-        arm: _decide_one(c, adjusted.get(arm), margin, incomplete.get(arm)) for arm, c in contrasts.items()
-    }
+    return {arm: _decide_one(c, adjusted.get(arm), margin, incomplete.get(arm)) for arm, c in contrasts.items()}
 
 
 def _decide_one(c: Paired, p_holm: float | None, margin: float, incomplete: str | None) -> Verdict:

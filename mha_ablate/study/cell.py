@@ -158,7 +158,9 @@ def _train_into(cell: Cell, run: dict[str, Any], on_line: OnLine) -> None:
         record.close()
     optimizer.release()
     save_weights(
-        cell.folder, model, {"step": outcome.step, "vocab_size": corpus.vocab_size, "tokenizer": tokenizer_state(corpus.tokenizer)}
+        cell.folder,
+        model,
+        {"step": outcome.step, "vocab_size": corpus.vocab_size, "tokenizer": tokenizer_state(corpus.tokenizer)},
     )
     run |= {"state": outcome.state, "result": _result(cell.folder, outcome), "ended": time.time()}
     if outcome.state == "diverged":

@@ -64,10 +64,7 @@ def collect(path: Path) -> Study:
     if not found:
         raise RequestError(f"{path} holds no run: give a folder that `mha-ablate compare` or `train` wrote")
     labels = _labels(found, path)
-    runs = [
-        Run(labels[f.path], about["seed"], f, about, _curve(f), _config(f))
-        for f, about in found
-    ]
+    runs = [Run(labels[f.path], about["seed"], f, about, _curve(f), _config(f)) for f, about in found]
     _check_comparable(runs, path)
     kept = read_json(folder.cost_file)
     return Study(folder, runs, plan, kept.get("costs", {}) if isinstance(kept, dict) else {})
@@ -122,4 +119,6 @@ def _check_comparable(runs: list[Run], path: Path) -> None:
             f"split {run.about['text']['split']}, sha256 {run.about['text']['sha256'][:8]}"
             for run in list(texts.values())[:2]
         )
-        raise RequestError(f"{path} holds runs on different text, whose losses cannot be compared ({shown}): report them apart")
+        raise RequestError(
+            f"{path} holds runs on different text, whose losses cannot be compared ({shown}): report them apart"
+        )

@@ -18,7 +18,9 @@ def single_cell(overrides: list[str]) -> Cell:
     composed = compose(overrides)
     config = composed.config
     if config.match is not None:
-        raise RequestError("match=params matches an arm to its baseline: use it in an arm of `compare`, or set model.d_ff")
+        raise RequestError(
+            "match=params matches an arm to its baseline: use it in an arm of `compare`, or set model.d_ff"
+        )
     config = build.resolved(config)
     corpus = build.corpus_of(config)
     build.model_of(config, corpus.vocab_size, "meta")

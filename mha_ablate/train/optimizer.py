@@ -14,7 +14,13 @@ class FlatAdamW:
     """
 
     def __init__(
-        self, model: nn.Module, *, dtype: torch.dtype, weight_decay: float, betas: tuple[float, float], eps: float = 1e-8
+        self,
+        model: nn.Module,
+        *,
+        dtype: torch.dtype,
+        weight_decay: float,
+        betas: tuple[float, float],
+        eps: float = 1e-8,
     ) -> None:
         params = sorted((p for p in model.parameters() if p.requires_grad), key=lambda p: p.dim() < 2)
         for p in model.parameters():
