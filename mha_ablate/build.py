@@ -71,8 +71,8 @@ def fc_out_maker(spec: dict[str, Any]) -> Callable[[Place], FcOut]:
         raise RequestError(
             f"fc_out._target_={target} cannot be imported: choose a variant by name (`mha-ablate list fc_out`)"
         ) from error
-    if not issubclass(variant, FcOut):
-        raise RequestError(f"fc_out._target_={target} is not a subclass of FcOut")
+    if variant is FcOut or not issubclass(variant, FcOut):
+        raise RequestError(f"fc_out._target_={target} is no variant of FcOut")
     try:
         inspect.signature(variant).bind(None, **settings)
     except TypeError as error:

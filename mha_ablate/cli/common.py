@@ -48,7 +48,6 @@ def command_line(*words: str) -> str:
 
 def print_report(report: dict[str, Any]) -> None:
     """The table of a report and its sentence."""
-    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
@@ -63,9 +62,9 @@ def print_report(report: dict[str, Any]) -> None:
     out = console()
     out.print(table)
     out.print()
-    out.print(Padding(Text(report["sentence"], style="bold"), (0, 0)))
+    out.print(Text(report["sentence"], style="bold"), soft_wrap=not out.is_terminal)
     for note in report["notes"]:
-        out.print(Text(f"note: {note}", style="yellow"))
+        out.print(Text(f"note: {note}", style="yellow"), soft_wrap=not out.is_terminal)
 
 
 def note(message: str) -> None:

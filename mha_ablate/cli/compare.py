@@ -20,7 +20,7 @@ EPILOG = (
 def compare(
     settings: Settings = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Worker processes, one thread each. Default: one per core.")
+        int | None, typer.Option(help="Worker processes, one thread each. Default: one per core.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -31,11 +31,13 @@ def compare(
     """
     from mha_ablate.cli.common import command_line, note, print_json
     from mha_ablate.cli.live import study_view
-    from mha_ablate.errors import Interrupted, RunFailed
+    from mha_ablate.errors import Interrupted, RequestError, RunFailed
     from mha_ablate.report.write import write_report
-    from mha_ablate.study.execute import Pool, default_workers, interruptible, measure_costs, run_cells
+    from mha_ablate.study.execute import Pool, default_workers, interruptible, kept_costs, measure_costs, run_cells
     from mha_ablate.study.plan import make_plan
 
+    if workers is not None and not 1 <= workers <= 1024:
+        raise RequestError(f"--workers {workers} is out of range: it must be 1 to 1024")
     words = list(settings or [])
     pool = Pool(workers or 1)
     plan: Plan | None = None
@@ -46,8 +48,9 @@ def compare(
             plan.write()
             with study_view(plan) as view:
                 progress = run_cells(plan, pool, view)
-            note("measuring step times")
-            measure_costs(plan, pool)
+            if kept_costs(plan) is None:
+                note("measuring step times, with nothing else running")
+                measure_costs(plan, pool)
             report = write_report(plan.folder.path)
     except Interrupted as error:
         again = command_line("compare", *words)

@@ -101,10 +101,12 @@ def _study_table(plan: Plan, progress: Progress, width: int) -> RenderableType:
         for arm in arms:
             grid.add_row(arm, *(cells[arm, seed] for seed in seeds))
     else:
-        grid.add_column("seeds", no_wrap=True)
+        grid.add_column("seeds")
+        grid.add_column("now", no_wrap=True)
         for arm in arms:
-            marks = Text.assemble(*((cells[arm, s].plain[:1] or " ", cells[arm, s].style) for s in seeds))
-            grid.add_row(arm, marks)
+            marks = Text.assemble(*((cells[arm, s].plain[:1], cells[arm, s].style) for s in seeds))
+            now = [f"{s}: {cells[arm, s].plain[2:]}" for s in seeds if (arm, s) in progress.running]
+            grid.add_row(arm, marks, "  ".join(now))
     share = progress.steps_done / progress.steps_wanted if progress.steps_wanted else 1.0
     status = Table.grid(padding=(0, 2, 0, 0))
     status.add_row(
@@ -127,7 +129,7 @@ def _cell_text(progress: Progress, arm: str, seed: int) -> Any:
         return Text(f"> {line['step']:<4} {_loss(line['loss/train'])}", style="cyan")
     state = progress.finished.get(key)
     if state == "ok" or (state is None and key not in {(c.arm, c.seed) for c in progress.todo}):
-        return Text("= done", style="green")
+        return Text(f"= {_loss(progress.losses.get(key))}", style="green")
     if state is None:
         return Text(". waiting", style="dim")
     return Text(f"! {state}", style="red")

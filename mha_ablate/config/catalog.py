@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from mha_ablate.config.compose import configs_dir
+from mha_ablate.config.paths import configs_dir
 from mha_ablate.errors import RequestError, nearest
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """One YAML file of a group: its name and the one line that says what it is."""
 
     name: str
@@ -49,6 +47,8 @@ def meaning_of(file: Path) -> str:
 
 def first_docstring_line(target: str) -> str:
     """First line of a class's docstring, read from source, so that no heavy module is imported."""
+    import ast
+
     module, _, class_name = target.rpartition(".")
     package = Path(__file__).resolve().parent.parent
     file = package.joinpath(*module.split(".")[1:]).with_suffix(".py")

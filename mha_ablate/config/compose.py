@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mha_ablate.config.paths import CONFIG, configs_dir
 from mha_ablate.config.schema import RunConfig
 from mha_ablate.errors import RequestError, nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-CONFIG = "config"
 FREE_TEXT = ("data.path", "outputs", "name")  # values that may hold anything a file name may hold
 
 
@@ -28,15 +27,6 @@ class Composed:
 
     config: RunConfig
     choices: dict[str, str]
-
-
-def configs_dir() -> Path:
-    """The folder of the YAML files: beside the package in a wheel, one level up in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    for folder in (package / "configs", package.parent / "configs"):
-        if (folder / f"{CONFIG}.yaml").is_file():
-            return folder
-    raise RequestError(f"no configs/{CONFIG}.yaml in {package} or {package.parent}: reinstall mha-ablate")
 
 
 def compose(overrides: list[str]) -> Composed:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,15 +27,35 @@ def parameters(model: nn.Module, inside: str = "") -> int:
 def forward_flops(run: Callable[[], Any]) -> int:
     """FLOPs of the matrix multiplications in `run()`: two per multiply-add.
 
-    Elementwise work (softmax, norms, GELU) is not in it.
+    Elementwise work (softmax, norms, GELU) is not in it. Attention counts as its two matrix products whatever kernel
+    would run them, and whole: what a causal kernel skips is not taken off.
     """
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         run()
     return counter.get_total_flops()
 
 
+class _FlashOnMeta(TorchFunctionMode):
+    """Fused attention on the meta device holds what the real kernel holds.
+
+    Left alone it falls apart into open matrix products there and would count scores that no kernel keeps. With
+    dropout, or values of another width than the keys, the CPU's kernel falls apart in the same way.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and args[0].is_meta:
+            q, k, v = args[:3]
+            if not kwargs.get("dropout_p") and q.shape[-1] == v.shape[-1]:
+                return torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, True)[0]
+        return func(*args, **kwargs)
+
+
 class PeakMemory(TorchDispatchMode):
-    """Largest sum of bytes of all tensors alive at once, among those made inside this context or given to `hold`.
+    """Largest sum of bytes of all tensors alive at once: made inside this context, given to `hold`, or handed on inside
+    (a view of an older tensor, a change in place).
 
     Each storage counts once, from the operation that made it until nothing refers to it. Scratch space inside a
     kernel and what the allocator keeps back are not in it, so the figure does not depend on the machine.
@@ -43,6 +65,15 @@ class PeakMemory(TorchDispatchMode):
         super().__init__()
         self.live = self.peak = 0
         self._known: dict[int, Any] = {}
+        self._attention = _FlashOnMeta()
+
+    def __enter__(self) -> PeakMemory:
+        self._attention.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        super().__exit__(*raised)
+        self._attention.__exit__(*raised)
 
     def hold(self, tensor: Tensor) -> None:
         """Count a tensor that existed before."""

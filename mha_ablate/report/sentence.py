@@ -19,9 +19,11 @@ def sentence(report: dict[str, Any]) -> str:
     removal = next(
         (a for a in others if base["cost"].get("params_fc_out") and a["cost"].get("params_fc_out") == 0), None
     )
-    clauses = [_clause(arm, base["arm"], removed=arm is removal) for arm in others]
+    first = removal or others[0]
+    clauses = [_clause(first, base["arm"], removed=removal is not None)]
+    clauses += [_short(arm) for arm in others if arm is not first]
     text = f"{_setting(report, base)}, {'; '.join(clauses)}"
-    fewest = min((arm["n"] for arm in others), default=0)
+    fewest = min(arm["n"] for arm in others)
     if fewest < ENOUGH_SEEDS:
         text += f" (a look, not a result: that takes {ENOUGH_SEEDS} seeds)"
     return text + "."
@@ -39,19 +41,35 @@ def _setting(report: dict[str, Any], base: dict[str, Any]) -> str:
 
 
 def _clause(arm: dict[str, Any], base: str, *, removed: bool) -> str:
+    """The main contrast, spelled out."""
     name = f"removing fc_out ({arm['arm']})" if removed else arm["arm"]
     delta = arm["delta"]
     if delta is None:
-        return f"{name} cannot be compared ({arm['verdict_reason']})"
+        return f"{name} cannot be compared with {base}: {arm['verdict_reason']}"
     size = f"{abs(delta['mean']):.4f} nats per token"
-    interval = f"{delta['mean']:+.4f}"
-    if delta["ci95"]:
-        interval = f"95% interval of the delta {delta['ci95'][0]:+.4f} to {delta['ci95'][1]:+.4f}"
+    sure = f" ({_interval(delta)})"
     if arm["verdict"] == "costs":
-        return f"{name} costs {size} against {base} ({interval})"
+        return f"{name} costs {size} against {base}{sure}"
     if arm["verdict"] == "helps":
-        return f"{name} gains {size} on {base} ({interval})"
+        return f"{name} gains {size} on {base}{sure}"
     if arm["verdict"] == "equivalent":
-        return f"{name} is equivalent to {base} within the margin ({interval})"
-    why = "" if delta["ci95"] else f", {arm['verdict_reason']}"
-    return f"{name} against {base} is undecided ({interval}{why})"
+        return f"{name} is equivalent to {base} within the margin{sure}"
+    return f"whether {name} costs anything against {base} is undecided{sure}"
+
+
+def _short(arm: dict[str, Any]) -> str:
+    """Another contrast, in a few words."""
+    verb = {"costs": "costs", "helps": "gains", "equivalent": "is equivalent", "undecided": "is undecided"}[
+        arm["verdict"]
+    ]
+    delta = arm["delta"]
+    if delta is None:
+        return f"{arm['arm']} cannot be compared: {arm['verdict_reason']}"
+    size = f" {abs(delta['mean']):.4f}" if arm["verdict"] in ("costs", "helps") else ""
+    return f"{arm['arm']} {verb}{size} ({_interval(delta)})"
+
+
+def _interval(delta: dict[str, Any]) -> str:
+    if not delta["ci95"]:
+        return f"delta {delta['mean']:+.4f}, one seed gives no interval"
+    return f"95% interval {delta['ci95'][0]:+.4f} to {delta['ci95'][1]:+.4f}"

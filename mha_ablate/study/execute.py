@@ -28,6 +28,7 @@ class Progress:
     done_before: int
     running: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     finished: dict[tuple[str, int], str] = field(default_factory=dict)
+    losses: dict[tuple[str, int], float | None] = field(default_factory=dict)
     failures: list[tuple[Cell, str]] = field(default_factory=list)
     started: float = field(default_factory=time.monotonic)
     first_line: float | None = None
@@ -89,10 +90,13 @@ def default_workers() -> int:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, SIGTERM ends the work as Ctrl-C does: by `Interrupted`."""
+    """Inside, SIGTERM ends the work as Ctrl-C does: by KeyboardInterrupt, which leaves as `Interrupted`."""
+    by = "Ctrl-C"
 
     def on_term(_signal: int, _frame: Any) -> None:
-        raise Interrupted("stopped by SIGTERM")
+        nonlocal by
+        by = "SIGTERM"
+        raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -101,15 +105,16 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted("stopped by Ctrl-C") from None
+        raise Interrupted(f"stopped by {by}") from None
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def run_cells(plan: Plan, pool: Pool, on_change: OnChange) -> Progress:
     """Run every cell that is not done yet; a cell that fails takes no other with it. Returns the final state."""
-    todo = [cell for cell in plan.cells if not cell.is_done()]
-    progress = Progress(todo, len(plan.cells) - len(todo))
+    done = {(c.arm, c.seed): c.folder.read()["result"]["val_loss"] for c in plan.cells if c.is_done()}
+    todo = [cell for cell in plan.cells if (cell.arm, cell.seed) not in done]
+    progress = Progress(todo, len(done), losses={**done})
     waiting = list(todo)
     on_change(progress)
     if not todo:
@@ -149,6 +154,7 @@ def _take_in(worker: Worker, message: dict[str, Any], pool: Pool, progress: Prog
         worker.cell = None
         del progress.running[key]
         progress.finished[key] = message["state"]
+        progress.losses[key] = message.get("val_loss")
         if message["state"] == "failed":
             progress.failures.append((cell, message["error"]))
 
@@ -168,12 +174,18 @@ def _replace(worker: Worker, pool: Pool, progress: Progress) -> None:
     pool.start()
 
 
+def kept_costs(plan: Plan) -> dict[str, Any] | None:
+    """cost.json, if it was measured on exactly these arms."""
+    kept = read_json(plan.folder.cost_file)
+    return kept if isinstance(kept, dict) and kept.get("arms") == _arm_hashes(plan) else None
+
+
+def _arm_hashes(plan: Plan) -> dict[str, str]:
+    return {cell.arm: cell.arm_hash for cell in plan.cells}
+
+
 def measure_costs(plan: Plan, pool: Pool) -> dict[str, Any]:
-    """Costs of every arm: counted, and timed by one worker with nothing beside it. Kept in cost.json for the next call."""
-    arms = {arm: cell.hash for cell in reversed(plan.cells) for arm in [cell.arm]}
-    kept = read_json(plan.folder.cost_file) or {}
-    if kept.get("arms") == arms:
-        return kept
+    """Costs of every arm: counted, and timed by one worker with nothing beside it. Written to cost.json."""
     costs = {arm: build.counted_cost(config, plan.corpus.vocab_size) for arm, config in plan.arms.items()}
     pool.stop()
     pool.size = 1
@@ -191,7 +203,7 @@ def measure_costs(plan: Plan, pool: Pool) -> dict[str, Any]:
         if message["kind"] == "times":
             break
     result = {
-        "arms": arms,
+        "arms": _arm_hashes(plan),
         "timed": "interleaved, alone, after warm-up",
         "costs": {arm: {**costs[arm], **message["times"][arm]} for arm in costs},
     }

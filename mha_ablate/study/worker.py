@@ -35,7 +35,14 @@ def main() -> None:
         try:
             if request["kind"] == "cell":
                 run = run_cell(Cell.from_json(request["cell"]), lambda line: tell({"kind": "line", "line": line}))
-                tell({"kind": "done", "state": run["state"], "error": run["error"]})
+                tell(
+                    {
+                        "kind": "done",
+                        "state": run["state"],
+                        "error": run["error"],
+                        "val_loss": run["result"]["val_loss"],
+                    }
+                )
             else:
                 configs = {arm: from_plain(plain) for arm, plain in request["configs"].items()}
                 tell({"kind": "times", "times": measure_steps(configs)})

@@ -23,9 +23,9 @@ class FlatAdamW:
         eps: float = 1e-8,
     ) -> None:
         params = sorted((p for p in model.parameters() if p.requires_grad), key=lambda p: p.dim() < 2)
-        for p in model.parameters():
-            if not p.requires_grad:
-                p.data = p.data.to(dtype)
+        self.frozen = [(p, p.data) for p in model.parameters() if not p.requires_grad]
+        for p, values in self.frozen:
+            p.data = values.to(dtype)
         self.decayed = sum(p.numel() for p in params if p.dim() >= 2)
         self.master = torch.cat([p.detach().float().reshape(-1) for p in params])
         self.working = self.master if dtype == torch.float32 else self.master.to(dtype)
@@ -73,3 +73,5 @@ class FlatAdamW:
     def release(self) -> None:
         """Give the model its fp32 masters back: what is saved and inspected after training."""
         self._point_to(self.master, None)
+        for p, values in self.frozen:
+            p.data = values

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from mha_ablate.model.init import dense_gain, residual_std
-
-if TYPE_CHECKING:
-    from typing import Self
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,7 @@ class FcOut(nn.Module):
         """rms(y) / rms(z) at initialisation. A learned map starts with dense's, so that arms start equally loud."""
         return self.place.dense_gain
 
-    def connect(self, value_weight: Callable[[], Tensor], earlier: Sequence[Self]) -> None:
+    def connect(self, value_weight: Callable[[], Tensor], earlier: Sequence[FcOut]) -> None:
         """Called once, when all layers stand: tie parameters here.
 
         `value_weight()` gives the weights that make the values, `[H V C]` (v_h = x W_h^T), alive in the graph.

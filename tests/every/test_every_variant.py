@@ -1,0 +1,282 @@
+"""What holds for every variant of fc_out that `configs/fc_out` offers, under every kind of attention."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from dataclasses import replace
+from functools import cache
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from mha_ablate.build import counted_cost, fc_out_maker, matched, model_of, optimizer_of
+from mha_ablate.config.catalog import choice_names, choices
+from mha_ablate.config.compose import compose
+from mha_ablate.config.schema import RunConfig
+from mha_ablate.cost.count import parameters
+from mha_ablate.errors import RequestError
+from mha_ablate.model.fc_out.base import FcOut, Place
+from mha_ablate.model.gpt import GPT
+from tests.unit.small import blocks, fc_outs, rms
+
+VARIANTS = choice_names("fc_out")
+ATTENTIONS = choice_names("attention")
+VOCAB = 13
+SMALL = (
+    "model.d_model=64",
+    "model.n_layers=2",
+    "model.n_heads=4",
+    "model.context=16",
+    "trainer.device=cpu",
+    "trainer.precision=fp32",
+)
+
+variant = pytest.mark.parametrize("variant", VARIANTS)
+attention = pytest.mark.parametrize("attention", ATTENTIONS)
+bias = pytest.mark.parametrize("bias", ["false", "true"], ids=["no_bias", "bias"])
+
+
+@cache
+def config_of(variant: str, attention: str, *overrides: str) -> RunConfig:
+    return compose([*SMALL, f"fc_out={variant}", f"attention={attention}", *overrides]).config
+
+
+def ids(seed: int = 0) -> Tensor:
+    return torch.randint(0, VOCAB, (4, 16), generator=torch.Generator().manual_seed(seed))
+
+
+def class_of(variant: str) -> type[FcOut]:
+    return type(fc_outs(model_of(config_of(variant, "fused"), VOCAB, "meta"))[0])
+
+
+def test_there_are_variants_and_attentions() -> None:
+    assert {"dense", "none", "per_head"} <= set(VARIANTS)
+    assert set(ATTENTIONS) == {"fused", "split"}
+
+
+@variant
+@attention
+@bias
+def test_it_builds_and_maps_ids_to_logits(variant: str, attention: str, bias: str) -> None:
+    model = model_of(config_of(variant, attention, f"model.bias={bias}"), VOCAB)
+    logits = model(ids())
+    assert logits.shape == (4, 16, VOCAB)
+    assert logits.isfinite().all()
+    assert all(isinstance(f, FcOut) for f in fc_outs(model))
+
+
+@variant
+@attention
+@bias
+def test_a_gradient_reaches_every_parameter(variant: str, attention: str, bias: str) -> None:
+    model = model_of(config_of(variant, attention, f"model.bias={bias}"), VOCAB)
+    model.loss(ids(), ids(1)).backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        assert p.grad.abs().max() > 0, name
+
+
+@variant
+@attention
+def test_it_looks_at_no_token_to_come(variant: str, attention: str) -> None:
+    model = model_of(config_of(variant, attention), VOCAB).double()
+    before = ids()
+    after = before.clone()
+    after[:, 9] = (after[:, 9] + 1) % VOCAB
+    change = (model(after) - model(before)).abs().amax(dim=-1)
+    assert change[:, :9].max() < 1e-12
+    assert change[:, 9].min() > 1e-9
+
+
+@variant
+@attention
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_steps_of_training_stay_finite_and_lower_the_loss(variant: str, attention: str, precision: str) -> None:
+    config = config_of(variant, attention, f"trainer.precision={precision}")
+    model = model_of(config, VOCAB)
+    optimizer = optimizer_of(config, model, torch.bfloat16 if precision == "bf16" else torch.float32)
+    losses = []
+    for _ in range(2):
+        loss = model.loss(ids(), ids(1))
+        loss.backward()
+        optimizer.step(4e-3, 1.0)
+        losses.append(loss.item())
+    with torch.no_grad():
+        losses.append(model.loss(ids(), ids(1)).item())
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses[0] > losses[1] > losses[2]
+    optimizer.release()
+    assert all(p.isfinite().all() for p in model.parameters())
+
+
+@variant
+@attention
+def test_its_start_gain_is_what_is_measured(variant: str, attention: str) -> None:
+    overrides = ("model.d_model=128", "model.n_layers=2", "model.d_ff=1", "model.bias=true")
+    model = model_of(config_of(variant, attention, *overrides), VOCAB)
+    stream = torch.Generator().manual_seed(0)
+    for fc_out in fc_outs(model):
+        z_BTHV = torch.randn(8, 32, 4, fc_out.value_width, generator=stream)
+        y_BTC = fc_out(z_BTHV, torch.randn(8, 32, 128, generator=stream))
+        assert y_BTC.shape == (8, 32, 128)
+        assert rms(y_BTC) / rms(z_BTHV) == pytest.approx(fc_out.start_gain, rel=0.05)
+
+
+@variant
+def test_a_learned_map_starts_with_denses_gain(variant: str) -> None:
+    for fc_out in fc_outs(model_of(config_of(variant, "fused"), VOCAB)):
+        learned = any(True for _ in fc_out.parameters())
+        assert fc_out.start_gain == pytest.approx(fc_out.place.dense_gain if learned else 1.0)
+
+
+@variant
+@attention
+def test_matched_makes_its_branch_start_as_loud_as_any_others(variant: str, attention: str) -> None:
+    plain, scaled = (
+        model_of(config_of(variant, attention, f"attention.branch_scale={s}"), VOCAB) for s in ("1.0", "matched")
+    )
+    for one, other in zip(blocks(plain), blocks(scaled), strict=True):
+        factor = one.attention.fc_out.place.dense_gain / one.attention.fc_out.start_gain
+        x_BTC = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(other.attention(x_BTC, None), factor * one.attention(x_BTC, None))
+
+
+@variant
+@attention
+@bias
+def test_its_parameters_are_the_same_in_number_with_values_and_without(variant: str, attention: str, bias: str) -> None:
+    config = config_of(variant, attention, f"model.bias={bias}")
+    real, meta = model_of(config, VOCAB), model_of(config, VOCAB, "meta")
+    assert all(p.is_meta for p in meta.parameters())
+    assert {n: p.shape for n, p in meta.named_parameters()} == {n: p.shape for n, p in real.named_parameters()}
+    assert parameters(meta) == parameters(real) == counted_cost(config, VOCAB)["params"]
+
+
+@variant
+@attention
+def test_it_starts_the_same_every_time_and_shares_the_rest_with_the_baseline(variant: str, attention: str) -> None:
+    def tensors(name: str) -> dict[str, Tensor]:
+        return {n: p.detach() for n, p in model_of(config_of(name, attention), VOCAB).named_parameters()}
+
+    torch.manual_seed(1)
+    one = tensors(variant)
+    torch.manual_seed(2)
+    two, dense = tensors(variant), tensors("dense")
+    for name, tensor in one.items():
+        assert tensor.isfinite().all(), name
+        assert torch.equal(tensor, two[name]), name
+        if name in dense and dense[name].shape == tensor.shape:
+            assert torch.equal(tensor, dense[name]), name
+    assert {name for name in dense if "fc_out" not in name} <= one.keys()
+
+
+@variant
+@attention
+def test_the_mlp_can_make_up_for_its_parameters(variant: str, attention: str) -> None:
+    baseline = config_of("dense", attention)
+    arm = matched(replace(config_of(variant, attention), match="params"), baseline, VOCAB)
+    counts = [parameters(model_of(c, VOCAB, "meta")) for c in (arm, baseline)]
+    assert counts[0] == pytest.approx(counts[1], rel=0.005)
+
+
+@variant
+def test_its_docstring_opens_with_a_formula_and_says_what_it_costs(variant: str) -> None:
+    text = inspect.getdoc(class_of(variant)) or ""
+    first = text.partition("\n")[0]
+    assert re.match(r"y(_\w+)? = ", first)
+    assert "Parameters" in text
+    assert "FLOPs" in text
+    listed = {choice.name: choice.meaning for choice in choices("fc_out")}
+    assert listed[variant] == first
+
+
+@variant
+def test_settings_that_it_does_not_take_are_refused_in_one_line(variant: str) -> None:
+    for override in ("+fc_out.no_such_setting=1", "+fc_out.place=1"):
+        with pytest.raises(RequestError) as caught:
+            model_of(config_of(variant, "fused", override), VOCAB, "meta")
+        message = str(caught.value)
+        assert "\n" not in message
+        assert message.startswith("fc_out: ")
+        assert class_of(variant).__name__ in message
+        assert override.partition("=")[0].rpartition(".")[2] in message
+
+
+@variant
+@attention
+@pytest.mark.parametrize("head_dim", [8, 24])
+def test_where_the_heads_do_not_add_up_to_d_model_it_works_or_says_why_not(
+    variant: str, attention: str, head_dim: int
+) -> None:
+    config = config_of(variant, attention, f"model.head_dim={head_dim}")
+    try:
+        model = model_of(config, VOCAB)
+    except RequestError as error:
+        assert_says_why(str(error), variant, head_dim)
+    else:
+        assert model(ids()).shape == (4, 16, VOCAB)
+
+
+def assert_says_why(message: str, variant: str, head_dim: int) -> None:
+    """One line: the variant, the numbers that do not fit, and what to do instead."""
+    assert "\n" not in message
+    assert f"fc_out={variant}" in message
+    assert f"n_heads x head_dim = 4 x {head_dim} = {4 * head_dim}" in message
+    assert "d_model = 64" in message
+    assert "use fc_out=dense" in message
+
+
+@pytest.mark.parametrize("variant", ["none", "per_head"])
+@attention
+@pytest.mark.parametrize("head_dim", [8, 24])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_none_and_per_head_refuse_heads_that_do_not_add_up_to_d_model(
+    variant: str, attention: str, head_dim: int, device: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        model_of(config_of(variant, attention, f"model.head_dim={head_dim}"), VOCAB, device)
+    assert_says_why(str(caught.value), variant, head_dim)
+
+
+@attention
+@pytest.mark.parametrize("head_dim", [8, 24])
+def test_dense_is_what_makes_another_head_dim_possible(attention: str, head_dim: int) -> None:
+    model = model_of(config_of("dense", attention, f"model.head_dim={head_dim}"), VOCAB)
+    weight = cast(torch.nn.Parameter, fc_outs(model)[0].get_parameter("map.weight"))
+    assert weight.shape == (64, 4 * head_dim)
+    assert model(ids()).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("os.system", "is not below mha_ablate.model.fc_out."),
+        ("mha_ablate.model.gpt.GPT", "is not below mha_ablate.model.fc_out."),
+        ("mha_ablate.model.fc_out.nowhere.Nothing", "cannot be imported"),
+        ("mha_ablate.model.fc_out.dense.Nothing", "cannot be imported"),
+        ("mha_ablate.model.fc_out.base.Place", "is no variant of FcOut"),
+        ("mha_ablate.model.fc_out.dense.Linear", "is no variant of FcOut"),
+    ],
+)
+def test_what_is_no_variant_is_refused(target: str, says: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        fc_out_maker({"_target_": target})
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("target", ["mha_ablate.model.fc_out.base.FcOut", "mha_ablate.model.fc_out.FcOut"])
+def test_the_base_class_is_no_variant(target: str) -> None:
+    with pytest.raises(RequestError):
+        fc_out_maker({"_target_": target})
+
+
+@variant
+def test_it_knows_the_place_it_was_given(variant: str) -> None:
+    model: GPT = model_of(config_of(variant, "fused", "model.bias=true"), VOCAB, "meta")
+    places = [Place(d_model=64, n_heads=4, head_dim=16, n_layers=2, layer=i, bias=True) for i in range(2)]
+    assert [f.place for f in fc_outs(model)] == places

@@ -1,0 +1,174 @@
+"""`compare`: whole studies on real worker processes, killed, interrupted, resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.process import gone, interrupt, run, start, states, wait_for
+
+TWO_ARMS = ["study.arms=[dense,none]", "study.seeds=2", "--workers", "2"]
+LONG = ["trainer.steps=150", "trainer.eval_every=50"]
+
+
+def essence(report: dict[str, Any]) -> dict[str, Any]:
+    """A report without what is measured by the clock."""
+    timed = ("step_ms", "tokens_per_s")
+    arms = [{**a, "cost": {k: v for k, v in a["cost"].items() if k not in timed}} for a in report["arms"]]
+    return {**report, "arms": arms}
+
+
+def test_a_study_from_nothing_to_a_report(small: list[str], tmp_path: Path) -> None:
+    done = run("compare", *small, "study.seeds=2", "--json", "--workers", "2")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert [arm["arm"] for arm in report["arms"]] == ["dense", "none", "none_scaled", "per_head", "none_mlp"]
+    dense, none, _, per_head, none_mlp = report["arms"]
+    assert (dense["verdict"], dense["delta"]) == ("baseline", None)
+    by_hand = [none["val_loss"]["values"][s] - dense["val_loss"]["values"][s] for s in ("0", "1")]
+    assert none["delta"]["mean"] == pytest.approx(sum(by_hand) / 2)
+    assert none["cost"]["params_fc_out"] == 0
+    assert none_mlp["cost"]["params"] == dense["cost"]["params"]
+    assert dense["cost"]["params_fc_out"] == 2 * 16 * 16
+    assert per_head["cost"]["params_fc_out"] == 2 * 2 * 8 * 8
+    assert all(arm["cost"]["step_ms"] > 0 for arm in report["arms"])
+    folder = tmp_path / "outputs/fc_out"
+    made = {p.name for p in (folder / "report").iterdir()}
+    assert made >= {"report.html", "report.json", "runs.csv", "table.md", "answer.svg", "answer.png"}
+    assert json.loads((folder / "report/report.json").read_text()) == report
+    assert len(states(folder)) == 10
+    for run_file in folder.rglob("run.json"):
+        assert json.loads(run_file.read_text())["provenance"]["threads"] == 1
+
+    printed = run("compare", *small, "study.seeds=2", "--workers", "2")
+    assert printed.returncode == 0, printed.stderr
+    assert report["sentence"] in printed.stdout
+    assert "report.html" in printed.stdout
+    assert printed.stdout.partition("next:")[2].count("mha-ablate ") == 3
+    again = run("report", str(folder), "--json")
+    assert essence(json.loads(again.stdout)) == essence(report)
+
+
+def test_more_seeds_keep_the_finished_cells(small: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "outputs/fc_out"
+    assert run("compare", *small, "study.arms=[dense,none]", "study.seeds=1", "--json").returncode == 0
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("metrics.jsonl")}
+    done = run("compare", *small, "study.arms=[dense,none]", "study.seeds=2", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert len(list(folder.rglob("metrics.jsonl"))) == 4
+    assert any("plan was changed" in note for note in json.loads(done.stdout)["notes"])
+    refused = run("compare", *small, "study.arms=[dense,none]", "study.seeds=2", "optim.lr=1e-4")
+    assert refused.returncode == 2
+    assert "name=" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+
+
+def test_killed_half_way_and_called_again_gives_the_uninterrupted_report(small: list[str], tmp_path: Path) -> None:
+    request = ["compare", *small, *LONG, *TWO_ARMS, "--json"]
+    process = start(*request)
+    folder = tmp_path / "outputs/fc_out"
+    wait_for(lambda: "ok" in states(folder).values() and "running" in states(folder).values())
+    process.kill()
+    process.communicate()
+    owners = [json.loads(f.read_text())["owner"]["pid"] for f in folder.rglob("run.json")]
+    wait_for(lambda: all(gone(pid) for pid in owners), 20)
+    kept = {k: (folder / k / "metrics.jsonl").stat().st_mtime_ns for k, v in states(folder).items() if v == "ok"}
+    assert kept
+    assert len(kept) < 4
+
+    resumed = run(*request)
+    assert resumed.returncode == 0, resumed.stderr
+    assert {k: (folder / k / "metrics.jsonl").stat().st_mtime_ns for k in kept} == kept
+    whole = run(*request, f"outputs={tmp_path / 'uninterrupted'}")
+    assert essence(json.loads(resumed.stdout)) == essence(json.loads(whole.stdout))
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_keeps_what_is_finished_and_says_how_to_go_on(
+    how: signal.Signals, small: list[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "outputs/fc_out"
+    process = start("compare", *small, *TWO_ARMS, "trainer.steps=4000", "trainer.eval_every=4000")
+    wait_for(lambda: "running" in states(folder).values())
+    owners = [json.loads(f.read_text())["owner"]["pid"] for f in folder.rglob("run.json")]
+    _, err = interrupt(process, how)
+    assert process.returncode == 130
+    last = err.strip().splitlines()[-1]
+    assert "finished and kept" in last
+    assert "mha-ablate compare" in last
+    assert "Traceback" not in err
+    assert all(gone(pid) for pid in owners)
+
+
+def test_an_interrupted_train_says_how_to_start_again(small: list[str], tmp_path: Path) -> None:
+    process = start("train", *small, "trainer.steps=200000", "trainer.eval_every=200000")
+    wait_for(lambda: "running" in states(tmp_path / "outputs").values())
+    _, err = interrupt(process, signal.SIGTERM)
+    assert process.returncode == 130
+    assert "mha-ablate train" in err.strip().splitlines()[-1]
+    assert "Traceback" not in err
+    assert run("train", *small, "name=other", "--json").returncode == 0
+
+
+def test_a_killed_worker_takes_no_other_cell_with_it(small: list[str], tmp_path: Path) -> None:
+    request = ["compare", *small, *LONG, *TWO_ARMS, "--json"]
+    folder = tmp_path / "outputs/fc_out"
+    process = start(*request)
+
+    def running() -> Path | None:
+        return next((folder / k for k, v in states(folder).items() if v == "running"), None)
+
+    victim = wait_for(running)
+    os.kill(json.loads((victim / "run.json").read_text())["owner"]["pid"], signal.SIGKILL)
+    out, err = process.communicate(timeout=200)
+    assert process.returncode == 1, err
+    name = victim.relative_to(folder).as_posix()
+    assert name in err
+    assert "SIGKILL" in err
+    assert sorted(states(folder).values()) == ["failed", "ok", "ok", "ok"]
+    assert any("failed" in note for note in json.loads(out)["notes"])
+
+    again = run(*request)
+    assert again.returncode == 0, again.stderr
+    assert set(states(folder).values()) == {"ok"}
+
+
+def test_a_diverged_cell_is_kept_and_shown(small: list[str]) -> None:
+    request = [
+        "compare",
+        *small,
+        "study.arms.wild=[fc_out=none,optim.lr=1e30,optim.grad_clip=0]",
+        "study.arms=[dense,wild]",
+        "study.seeds=2",
+        "--json",
+    ]
+    done = run(*request)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    wild = report["arms"][1]
+    assert set(wild["states"].values()) == {"diverged"}
+    assert wild["delta"] is None
+    assert wild["verdict"] == "undecided"
+    assert "diverged" in wild["verdict_reason"]
+    assert "2 run(s) diverged" in report["notes"]
+    assert "diverged" in report["sentence"]
+
+
+def test_arms_start_alike_and_see_the_same_batches(small: list[str], tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    frozen = [*small, "trainer.steps=1", "optim.lr=1e-30", "optim.weight_decay=0", "optim.min_lr=0"]
+    assert run("compare", *frozen, "study.seeds=1", "--json").returncode == 0
+    weights = {f.parents[2].name: load_file(f) for f in (tmp_path / "outputs").rglob("weights.safetensors")}
+    base = weights.pop("dense")
+    assert len(weights) == 4
+    for arm, tensors in weights.items():
+        shared = [k for k in tensors.keys() & base.keys() if tensors[k].shape == base[k].shape]
+        assert len(shared) == (9 if arm == "none_mlp" else 13), arm  # all but fc_out (and the wider MLP)
+        assert all((tensors[k] == base[k]).all() for k in shared)

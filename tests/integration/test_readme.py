@@ -1,0 +1,89 @@
+"""Every command in the README runs, in the order in which a reader would type them, on a small setting."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SMALL
+from tests.integration.process import wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAINS = ("scripts/demo", "mha-ablate train", "mha-ablate compare")
+
+
+def commands(page: str = "README.md") -> list[str]:
+    """The lines of the page's `sh` blocks, comments and blank lines left out."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    lines = [line.partition("  #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands run, one after the other: a folder with the reader's own text in it."""
+    folder = tmp_path_factory.mktemp("reader")
+    lines = [f"{i} and {j} make {i + j}.\n" for i in range(20) for j in range(20)]
+    (folder / "my_text.txt").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def shortened(command: str) -> list[str]:
+    """The command as it stands, made small where it trains: settings that the page names itself keep their values."""
+    words = shlex.split(command)
+    if not command.startswith(TRAINS):
+        return words
+    named = {word.partition("=")[0] for word in words}
+    extra = [s for s in SMALL if s.partition("=")[0] not in named]
+    return [*words, *extra]
+
+
+def environment(place: Path) -> dict[str, str]:
+    bin_dir = str(Path(sys.executable).parent)
+    return {**os.environ, "PATH": f"{bin_dir}:{os.environ['PATH']}", "VENV": sys.prefix, "OMP_NUM_THREADS": "1"}
+
+
+def test_the_readme_has_commands_to_run() -> None:
+    found = commands()
+    assert {"scripts/demo", "scripts/test"} <= set(found)
+    for command in ("train", "compare", "report", "board", "list"):
+        assert any(line.startswith(f"mha-ablate {command}") for line in found), command
+
+
+@pytest.mark.parametrize("command", commands())
+def test_readme_command_runs(command: str, place: Path) -> None:
+    if command.startswith(". "):
+        assert command == ". .venv/bin/activate"  # what scripts/setup made; here the tests' own environment serves
+        return
+    words = shortened(command)
+    env = environment(place)
+    if words[0] == "scripts/test":
+        words = [str(ROOT / words[0]), "--version"]  # the whole of it is what runs here
+    elif words[0] == "scripts/demo":
+        words = [str(ROOT / words[0]), *words[1:], f"outputs={place / 'outputs'}", "name=fc_out"]
+    elif words[:2] == ["mha-ablate", "board"]:
+        run_board(words, place, env)
+        return
+    done = subprocess.run(words, cwd=place, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+
+
+def run_board(words: list[str], place: Path, env: dict[str, str]) -> None:
+    process = subprocess.Popen(
+        [*words, "--port", "0"], cwd=place, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        line = wait_for(process.stdout.readline, 60)
+        assert "http://127.0.0.1:" in line
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130

@@ -1,0 +1,52 @@
+"""Help is light, teaches, and nothing heavy is imported for it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import Cli
+
+HEAVY = ("torch", "hydra", "omegaconf", "datasets", "tensorboard", "numpy", "matplotlib", "rich", "scipy")
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["compare", "--help"], ["--version"], ["list"]])
+def test_nothing_heavy_is_imported_for_help(argv: list[str]) -> None:
+    code = (
+        "import sys\nfrom mha_ablate.cli import errors\nfrom mha_ablate.cli.main import app\n"
+        f"code = errors.run(app, {argv!r})\n"
+        f"print([m for m in {HEAVY!r} if m in sys.modules], code, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "[] 0"
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "report", "board", "list"])
+def test_every_command_has_help_with_examples(command: str, cli: Cli) -> None:
+    said = cli(command, "--help")
+    assert said.code == 0
+    assert f"mha-ablate {command}" in said.out
+    assert "Examples" in said.out
+    assert "--json" in said.out
+
+
+def test_help_of_train_lists_every_variant(cli: Cli) -> None:
+    from mha_ablate.config.catalog import choice_names
+
+    words = cli("train", "--help").out.replace("\n", " ")
+    for name in choice_names("fc_out"):
+        assert name in words
+
+
+def test_without_a_command_the_help_is_shown(cli: Cli) -> None:
+    said = cli()
+    assert said.code in (0, 2)
+    assert "compare" in said.out + said.err
+
+
+def test_list_as_json_names_every_choice(cli: Cli) -> None:
+    found = cli("list", "--json").json
+    assert set(found["fc_out"]) >= {"dense", "none", "per_head"}
+    assert all(meaning for choices in found.values() for meaning in choices.values())
