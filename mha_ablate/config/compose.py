@@ -8,7 +8,7 @@ checked against the schema, so that a key that nobody reads cannot slip in; and 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mha_ablate.config.paths import CONFIG, configs_dir
@@ -64,16 +64,22 @@ def bare_value_quoted(override: str) -> str:
     plain_key = key.lstrip("+")
     if plain_key == "study.arms" and value.lstrip().startswith("["):
         return f"study.pick={value}"
-    if plain_key.startswith("study.arms.") and re.fullmatch(r"\[[^\[\]'\"]*\]", value):
-        quoted = [QuotedString(v.strip(), Quote.single).with_quotes() for v in value[1:-1].split(",")]
-        return f"++{plain_key}=[{','.join(quoted)}]"
+    if plain_key.startswith("study.arms."):
+        if re.fullmatch(r"\[[^\[\]'\"]+\]", value):
+            value = f"[{','.join(QuotedString(v.strip(), Quote.single).with_quotes() for v in value[1:-1].split(','))}]"
+        return f"++{plain_key}={value}"
     if not equals or plain_key not in FREE_TEXT or value in ("", "null"):
         return override
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return override
-    # OmegaConf would read ${...} as an interpolation; a path means what it says.
-    literal = value.replace("${", "\\${")
-    return f"{key}={QuotedString(literal, Quote.single).with_quotes()}"
+    if value == "???":
+        raise RequestError(f"{key}=??? means 'no value' to Hydra: write ./??? for a file of three letters")
+    return f"{key}={QuotedString(literal(value), Quote.single).with_quotes()}"
+
+
+def literal(text: str) -> str:
+    """`text` such that OmegaConf reads it as itself: `${...}` would be an interpolation."""
+    return re.sub(r"(\\*)\$\{", lambda m: m[1] * 2 + r"\${", text)
 
 
 def key_of(override: str) -> str:
@@ -105,7 +111,15 @@ def _check_overrides(overrides: list[str]) -> None:
 
 def _typed(composed: DictConfig) -> RunConfig:
     """The composed YAML as a `RunConfig`: types converted, unknown keys and missing values refused."""
-    return from_plain({k: v for k, v in composed.items() if k != "hydra"})
+    from omegaconf import OmegaConf
+
+    try:
+        without_hydra = OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])
+        plain = OmegaConf.to_container(without_hydra, resolve=True)
+    except Exception as error:
+        raise RequestError(_explain(error)) from error
+    assert isinstance(plain, dict)
+    return from_plain(plain)
 
 
 def from_plain(plain: dict[Any, Any]) -> RunConfig:
@@ -116,7 +130,7 @@ def from_plain(plain: dict[Any, Any]) -> RunConfig:
         schema = OmegaConf.structured(RunConfig)
         for node in (schema, *(n for k in schema if (n := schema._get_node(k)) is not None)):  # pyright: ignore
             node._set_flag("readonly", False)  # frozen dataclasses arrive locked; the merge has to fill them
-        merged = OmegaConf.merge(schema, plain)
+        merged = OmegaConf.merge(schema, _literal_strings(plain))
         missing = OmegaConf.missing_keys(merged)
         if missing:
             raise RequestError(f"{min(missing)} has no value: give one, or remove what deletes it")
@@ -127,6 +141,14 @@ def from_plain(plain: dict[Any, Any]) -> RunConfig:
         raise RequestError(_explain(error)) from error
     assert isinstance(config, RunConfig)
     return config
+
+
+def _literal_strings(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return {k: _literal_strings(v) for k, v in plain.items()}
+    if isinstance(plain, list):
+        return [_literal_strings(v) for v in plain]
+    return literal(plain) if isinstance(plain, str) else plain
 
 
 def known_keys() -> list[str]:
@@ -184,8 +206,7 @@ def _nearest_key(key: str) -> str:
 
 def to_yaml(config: RunConfig, *, without: tuple[str, ...] = ()) -> str:
     """The configuration as YAML, complete and in the order of the schema; top-level keys in `without` left out."""
-    from omegaconf import OmegaConf
+    import yaml
 
-    node: Any = OmegaConf.structured(config)
-    plain = {k: v for k, v in OmegaConf.to_container(node).items() if k not in without}  # pyright: ignore
-    return OmegaConf.to_yaml(OmegaConf.create(plain))
+    plain = {k: v for k, v in asdict(config).items() if k not in without}
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)

@@ -153,7 +153,8 @@ class OptimConfig:
     @property
     def final_lr(self) -> float:
         """`min_lr`, or a tenth of `lr` where it is null."""
-        return self.lr / 10 if self.min_lr is None else self.min_lr
+        final = self.lr / 10 if self.min_lr is None else self.min_lr
+        return float(f"{final:.12g}")  # 3e-3 / 10 is then the same number as a typed 3e-4
 
 
 @dataclass(frozen=True)
@@ -280,14 +281,16 @@ class RunConfig:
         whole["init_seed"], whole["data_seed"] = self.seeds
         whole["model"]["d_ff"], whole["model"]["head_dim"] = self.model.width_of_mlp, self.model.width_of_head
         whole["optim"]["min_lr"] = self.optim.final_lr
+        scale = self.attention.branch_scale
+        whole["attention"]["branch_scale"] = scale if isinstance(scale, str) else float(scale)
         whole["text_sha256"] = text_sha256
         return whole
 
 
 def safe_name(key: str, name: str) -> None:
-    """Raise ValueError unless `name` can be one folder below `outputs` on any system."""
+    """Raise ValueError unless `name` can be one folder below `outputs`."""
     bad = set('/\\:*?"<>|') & set(name)
-    if not name or name != name.strip(" .") or bad or len(name) > 100 or not name.isprintable():
+    if not name or name != name.strip(" .") or bad or len(name.encode()) > 200 or not name.isprintable():
         raise ValueError(
             f"{key}={name!r} cannot be the name of one folder: use letters, digits, '-', '_' and inner dots"
         )

@@ -62,7 +62,7 @@ def split_text(text: str, split: str) -> tuple[str, str]:
     """(training, validation) text. `tail`: the last tenth validates, as nanoGPT's data script cuts.
 
     `blocks`: every 10th block of 4,096 characters validates, so that both splits have the same mix of subjects.
-    A text of fewer than 10 blocks is cut into ten equal ones.
+    A text of fewer than 10 blocks is cut into blocks of a tenth of its length.
     """
     if split == "tail":
         cut = int(len(text) * 0.9)
@@ -129,7 +129,7 @@ def _from_cache(text: Text, split: str, kind: str) -> Corpus | None:
         if not sound:
             return None
         return Corpus(text.name, text.sha256, split, tokenizer, train, val, meta["characters"], meta["val_bytes"])
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import glob
 import hashlib
 import re
-import tempfile
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 TYPOGRAPHY = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-", 0x2026: "...", 0xA0: " "}
 
@@ -47,24 +45,27 @@ def python_docs() -> Text:
     seen: set[str] = set()
     kept: list[str] = []
     for topic in sorted(topics):
-        for paragraph in re.split(r"\n[ \t]*\n", topics[topic]):
+        plain = unicodedata.normalize("NFC", topics[topic]).translate(TYPOGRAPHY)
+        for paragraph in re.split(r"\n[ \t]*\n", plain):
             words = " ".join(paragraph.split())
             if words and words not in seen:
                 seen.add(words)
                 kept.append(paragraph.rstrip())
-    joined = unicodedata.normalize("NFC", "\n\n".join(kept))
-    return Text("python_docs", joined.translate(TYPOGRAPHY))
+    return Text("python_docs", "\n\n".join(kept))
 
 
 def text_files(path: str) -> Text:
     """UTF-8 text from a file, every file below a folder, or a glob, through `datasets`; files joined by a line break.
 
-    Line ends become `\\n`. Raises ValueError where nothing is found or a file is not UTF-8.
+    Line ends become `\\n`; a byte order mark at the start of a file is left out. Raises ValueError where
+    nothing is found or a file is not UTF-8.
     """
+    from mha_ablate.data.plain_files import documents
+
     files = find_files(path)
     for file in files:
         _check_utf8(file)
-    return Text(Path(path).name or path, "\n".join(_documents(files)))
+    return Text(Path(path).name or path, "\n".join(documents(files)))
 
 
 def find_files(path: str) -> list[Path]:
@@ -75,11 +76,11 @@ def find_files(path: str) -> list[Path]:
     if place.is_file():
         return [place.resolve()]
     if place.is_dir():
-        below = sorted(p.resolve() for p in place.rglob("*") if p.is_file())
-        found = [p for p in below if not any(part.startswith(".") for part in p.relative_to(place.resolve()).parts)]
-        if not found:
+        below = [p for p in place.rglob("*") if p.is_file()]
+        shown = [p for p in below if not any(part.startswith(".") for part in p.relative_to(place).parts)]
+        if not shown:
             raise ValueError(f"data.path={path} is a folder without files")
-        return found
+        return sorted(p.resolve() for p in shown)
     matches = sorted(Path(p).resolve() for p in glob.glob(str(place), recursive=True) if Path(p).is_file())  # noqa: PTH207
     if not matches:
         raise ValueError(
@@ -92,43 +93,19 @@ def _check_utf8(file: Path) -> None:
     import codecs
 
     decoder = codecs.getincrementaldecoder("utf-8")()
-    done = 0
+    done = held = 0
     try:
         with file.open("rb") as stream:
             while chunk := stream.read(1 << 20):
+                held = len(decoder.getstate()[0])  # the start of a character that the chunk before cut in two
                 decoder.decode(chunk)
                 done += len(chunk)
+            held = len(decoder.getstate()[0])
             decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"data.path: {file} is not UTF-8 (byte {done + error.start}); convert it, for example with iconv, or leave it "
+            f"data.path: {file} is not UTF-8 (byte {done - held + error.start}); convert it, for example with iconv, or leave it "
             "out with a glob"
         ) from error
     except OSError as error:
         raise ValueError(f"data.path: {file} cannot be read: {error.strerror}") from error
-
-
-def _documents(files: list[Path]) -> list[str]:
-    """The content of each file, read by `datasets`; its Arrow copy lives in a temporary folder for as long as that takes."""
-    import datasets
-
-    shown = datasets.utils.is_progress_bar_enabled()
-    datasets.disable_progress_bars()
-    try:
-        with tempfile.TemporaryDirectory(prefix="mha_ablate-") as scratch:
-            # Links with plain names: `datasets` would read $, *, [ and # in a file's own name as more than a name.
-            links = [Path(scratch, f"{i:06d}.txt") for i in range(len(files))]
-            for link, file in zip(links, files, strict=True):
-                link.symlink_to(file)
-            loaded: Any = datasets.load_dataset(
-                "text",
-                data_files=[str(link) for link in links],
-                sample_by="document",
-                split="train",
-                cache_dir=str(Path(scratch, "cache")),
-                keep_in_memory=True,
-            )
-            return [row["text"] for row in loaded]
-    finally:
-        if shown:
-            datasets.enable_progress_bars()

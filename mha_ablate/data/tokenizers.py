@@ -41,7 +41,7 @@ class CharTokenizer:
         known, wanted = code_points(self.characters), code_points(text)
         ids = np.searchsorted(known, wanted)
         ids[ids == len(known)] = 0
-        strange = known[ids] != wanted
+        strange = known[ids] != wanted if len(known) else np.ones(len(wanted), dtype=bool)
         if strange.any():
             raise ValueError(f"character {chr(int(wanted[strange.argmax()]))!r} is not in the vocabulary")
         return ids.astype(smallest_dtype(self.vocab_size))

@@ -18,7 +18,7 @@ h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 2.2
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .93rem; }
 th, td { text-align: right; padding: .38rem .7rem; border-bottom: 1px solid #e3e3e6; white-space: nowrap; }
 th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
-td.reason { white-space: normal; text-align: left; }
+td.reason, th.reason { white-space: normal; text-align: left; }
 svg { width: 100%; height: auto; } .quiet { color: #666; font-size: .88rem; }
 code { background: #f3f3f5; padding: .1rem .3rem; border-radius: 3px; overflow-wrap: anywhere; }
 """
@@ -61,7 +61,7 @@ def _plan(report: dict[str, Any]) -> str:
 
 def _table(head: tuple[str, ...], body: list[tuple[str, ...]], *, reason: bool = False) -> str:
     cell = '<td class="reason">' if reason else "<td>"
-    header = "".join(f"<th>{escape(h)}</th>" for h in head)
+    header = "".join(f"{cell.replace('td', 'th')}{escape(h)}</th>" for h in head)
     lines = "".join("<tr>" + "".join(f"{cell}{escape(c)}</td>" for c in row) + "</tr>" for row in body)
     return f"<table><thead><tr>{header}</tr></thead><tbody>{lines}</tbody></table>"
 
@@ -76,7 +76,8 @@ def _seeds(report: dict[str, Any]) -> list[tuple[str, ...]]:
         for seed, state in arm["states"].items():
             loss, delta = arm["val_loss"]["values"][seed], (arm["delta"] or {"values": {}})["values"].get(seed)
             shown = ("-" if loss is None else f"{loss:.4f}", "-" if delta is None else f"{delta:+.4f}")
-            table.append((arm["arm"], seed, state, *shown))
+            error = arm["errors"].get(seed)
+            table.append((arm["arm"], seed, f"{state}: {error}" if error else state, *shown))
     return table
 
 

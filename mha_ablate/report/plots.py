@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +31,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "svg.hashsalt": "mha_ablate",
     "svg.fonttype": "path",
+    "text.parse_math": False,
 }
 
 
@@ -59,13 +63,16 @@ def curves_figure(report: dict[str, Any], study: Study) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10, 3.8), layout="constrained")
         axes = figure.subplots()
+        handles, labels = [], []
         for arm, colour in colours(report).items():
             steps, values = _curves(study, arm)
             if len(steps):
-                axes.plot(steps, values.mean(axis=0), color=colour, label=arm, lw=1.8)
+                handles += axes.plot(steps, values.mean(axis=0), color=colour, lw=1.8)
+                labels.append(arm)
                 axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0)
         axes.set(title="Validation loss", xlabel="step", ylabel="nats per token")
-        axes.legend(frameon=False)
+        if handles:
+            axes.legend(handles, labels, frameon=False)
         axes.grid(axis="y", color="#dddddd", lw=0.6)
     return figure
 
@@ -75,16 +82,27 @@ def as_svg(figure: Figure) -> str:
     import matplotlib
 
     out = io.StringIO()
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), _any_script():
         figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     return out.getvalue()
 
 
 def as_png(figure: Figure) -> bytes:
     """The figure as PNG, 160 dots per inch."""
+    import matplotlib
+
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=160, metadata={"Software": None})
+    with matplotlib.rc_context(STYLE), _any_script():
+        figure.savefig(out, format="png", dpi=160, metadata={"Software": None})
     return out.getvalue()
+
+
+@contextmanager
+def _any_script() -> Iterator[None]:
+    """A letter that the font lacks becomes a box, which is no reason to warn a reader of the report."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        yield
 
 
 def _forest(axes: Axes, report: dict[str, Any]) -> None:
@@ -139,7 +157,7 @@ def _deltas_over_steps(axes: Axes, report: dict[str, Any], study: Study) -> None
         if all(p.ci95 for _, p in points):
             low, high = zip(*(p.ci95 for _, p in points if p.ci95), strict=True)
             axes.fill_between(steps, low, high, color=colour, alpha=0.15, lw=0)
-    axes.set(title="The same, during training", xlabel="step", ylabel="delta, nats per token")
+    axes.set(title="The same, during training", xlabel="step")
     axes.grid(axis="y", color="#dddddd", lw=0.6)
 
 

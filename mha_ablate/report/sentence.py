@@ -36,8 +36,11 @@ def _setting(report: dict[str, Any], base: dict[str, Any]) -> str:
         rate = "an unknown learning rate"
     steps = same.get("trainer.steps")
     length = f"{steps} steps" if steps else "unequal numbers of steps"
-    n = base["n"]
-    return f"At {rate} after {length} over {n} paired seed{'' if n == 1 else 's'}"
+    counts = {arm["n"] for arm in report["arms"][1:]} or {base["n"]}
+    n = min(counts)
+    return (
+        f"At {rate} after {length} over {'' if len(counts) == 1 else 'at least '}{n} paired seed{'' if n == 1 else 's'}"
+    )
 
 
 def _clause(arm: dict[str, Any], base: str, *, removed: bool) -> str:

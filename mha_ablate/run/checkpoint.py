@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mha_ablate.run.folder import RunFolder, write_json
+from mha_ablate.run.folder import RunFolder, read_json, write_json
 
 FORMAT = 1
 
@@ -16,11 +16,11 @@ def save_weights(folder: RunFolder, model: nn.Module, info: dict[str, Any]) -> N
     """Write the weights atomically. Tensors that share memory (tied ones) are stored once, under their first name."""
     from safetensors.torch import save_file
 
-    names: dict[tuple[int, torch.Size], str] = {}
+    names: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
     tied: dict[str, str] = {}
     kept: dict[str, torch.Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
-        first = names.setdefault((tensor.data_ptr(), tensor.shape), name)
+        first = names.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
         if first != name:
             tied[name] = first
         else:
@@ -38,21 +38,21 @@ def load_weights(folder: RunFolder, model: nn.Module) -> dict[str, Any]:
 
     Raises ValueError where the file is missing, of another format, or of another shape.
     """
-    import json
-
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    info = read_json(folder.weights_info_file)
+    if not isinstance(info, dict):
+        raise ValueError(
+            f"{folder.path}: no checkpoint that can be read ({folder.weights_info_file.name} is missing or broken)"
+        )
+    if info.get("format") != FORMAT:
+        raise ValueError(f"{folder.path}: its checkpoint has format {info.get('format')}, this version reads {FORMAT}")
     try:
-        info = json.loads(folder.weights_info_file.read_text(encoding="utf-8"))
-        if info.get("format") != FORMAT:
-            raise ValueError(
-                f"{folder.path}: its checkpoint has format {info.get('format')}, this version reads {FORMAT}"
-            )
         tensors = load_file(folder.weights_file)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{folder.path}: no checkpoint that can be read ({error})") from error
-    tensors |= {name: tensors[first] for name, first in info["tied"].items()}
+    tensors |= {name: tensors[first] for name, first in info.get("tied", {}).items()}
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

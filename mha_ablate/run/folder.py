@@ -44,7 +44,10 @@ def this_process() -> dict[str, Any]:
 
 
 def is_alive(owner: dict[str, Any] | None) -> bool:
-    """Whether the process that owns a run still runs, as far as this host can tell (another host's counts as gone)."""
+    """Whether the process that owns a run still runs, as far as this host can tell.
+
+    Another host's process, and this process itself, count as gone.
+    """
     if not owner or owner.get("host") != socket.gethostname() or owner.get("pid") == os.getpid():
         return False
     try:
@@ -103,7 +106,7 @@ class RunFolder:
         shutil.rmtree(self.weights_file.parent, ignore_errors=True)
 
     def lines(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl in order; a last line that was cut short is left out."""
+        """The lines of metrics.jsonl in order; a line that cannot be read, such as a last one that was cut short, is left out."""
         try:
             text = self.metrics_file.read_text(encoding="utf-8")
         except OSError:

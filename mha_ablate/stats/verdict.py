@@ -41,12 +41,12 @@ def _decide_one(c: Paired, p_holm: float | None, margin: float, incomplete: str 
     if c.ci90 is None or c.ci95 is None or p_holm is None:
         return Verdict("undecided", "one seed gives no interval", p_holm, look)
     if -margin < c.ci90[0] and c.ci90[1] < margin:
-        return Verdict("equivalent", f"the 90% interval lies within +-{margin:g} nats", p_holm, look)
+        return Verdict("equivalent", f"the 90% interval lies within ±{margin:g} nats", p_holm, look)
     if p_holm < ALPHA:
         return Verdict("costs" if c.mean > 0 else "helps", f"Holm-adjusted p = {p_holm:.2g}", p_holm, look)
     return Verdict(
         "undecided",
-        f"Holm-adjusted p = {p_holm:.2g}, and the 90% interval is not within +-{margin:g} nats",
+        f"Holm-adjusted p = {p_holm:.2g}, and the 90% interval is not within ±{margin:g} nats",
         p_holm,
         look,
     )

@@ -594,7 +594,10 @@ def test_a_study_of_every_mishap_has_a_report(study: Folder) -> None:
     (running / "events.out.tfevents.1.live").write_bytes(b"")
     write_report(study.path)
     page = (study.path / "report" / "report.html").read_text(encoding="utf-8")
-    for cells in (("none", "1", "diverged", "-", "-"), ("half", "0", "failed", "-", "-")):
+    for cells in (
+        ("none", "1", "diverged: the loss was not finite at step 10", "-", "-"),
+        ("half", "0", "failed: RuntimeError: boom", "-", "-"),
+    ):
         assert "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>" in page
     live = [f.name for f in running.glob("events*")]
     assert live == ["events.out.tfevents.1.live"], "a run that is still written to is left alone"

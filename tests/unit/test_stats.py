@@ -164,9 +164,9 @@ def test_below_eight_seeds_a_verdict_is_a_look(n: int) -> None:
 @pytest.mark.parametrize(
     ("contrast", "clause"),
     [
-        (made(ci90=(-0.001, 0.001)), "+-0.01 nats"),
+        (made(ci90=(-0.001, 0.001)), "±0.01 nats"),
         (made(mean=0.1, p=0.001), "p = 0.001"),
-        (made(mean=0.1, p=0.5), "not within +-0.01 nats"),
+        (made(mean=0.1, p=0.5), "not within ±0.01 nats"),
     ],
 )
 def test_a_reason_carries_its_numbers(contrast: Paired, clause: str) -> None:
