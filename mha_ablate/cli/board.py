@@ -7,9 +7,14 @@ from typing import Annotated
 
 import typer
 
-from mha_ablate.cli.common import Json
+from mha_ablate.cli.common import Json, epilog
 
-EPILOG = "Examples:  mha-ablate board  |  mha-ablate board outputs/fc_out --port 6007"
+EPILOG = epilog(
+    {
+        "board outputs/fc_out": "one study",
+        "board --port 6007": "everything below outputs, on a port of your choice",
+    }
+)
 
 
 def board(

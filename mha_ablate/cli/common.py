@@ -17,15 +17,23 @@ if TYPE_CHECKING:
 Settings = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY=VALUE]...", show_default=False, help="Settings of configs/config.yaml, as Hydra overrides."
+        metavar="KEY=VALUE",
+        show_default=False,
+        help="Settings as Hydra overrides: optim.lr=1e-3 model=mini. `mha-ablate list config` prints every key.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
 
 
-def choices_help(*groups: str) -> str:
-    """`fc_out: dense, none, per_head` and so on, read from the folder of configs."""
-    return "  ".join(f"{group}: {', '.join(choice_names(group))}." for group in groups)
+def epilog(examples: dict[str, str], *groups: str) -> str:
+    """The foot of a help page: commands to copy with what they do, and the choices of some groups, read from the configs."""
+    lines = ["\b", "Examples:"]
+    for command, meaning in examples.items():
+        lines += [f"  mha-ablate {command}", f"      {meaning}"]
+    if groups:
+        lines += ["", "\b", "Choices (`mha-ablate list GROUP` explains them):"]
+        lines += [f"  {group + '=':<12}{', '.join(choice_names(group))}" for group in groups]
+    return "\n".join(lines)
 
 
 def print_json(value: Any) -> None:

@@ -6,14 +6,24 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mha_ablate.cli.common import Json, Settings, choices_help
+from mha_ablate.cli.common import Json, Settings, epilog
 
 if TYPE_CHECKING:
     from mha_ablate.study.plan import Plan
 
-EPILOG = (
-    "Examples:  mha-ablate compare  |  mha-ablate compare study.seeds=8  |  mha-ablate compare attention=split name=split  |  "
-    "mha-ablate compare 'study.arms=[dense,none]' data=text data.path=FILE name=mine.  " + choices_help("study")
+EPILOG = epilog(
+    {
+        "compare": "the default study: five arms, five paired seeds",
+        "compare study.seeds=8": "more seeds; what is finished is kept",
+        "compare attention=split name=split": "the same question on the tutorial's attention",
+        "compare 'study.arms=[dense,none]' data=text data.path=FILE name=mine": "two arms on your own text",
+        "compare 'study.arms.quiet=[fc_out=none,attention.branch_scale=0.1]' name=q": "an arm of your own",
+    },
+    "study",
+    "attention",
+    "model",
+    "data",
+    "tokenizer",
 )
 
 

@@ -6,9 +6,15 @@ from typing import Annotated
 
 import typer
 
-from mha_ablate.cli.common import Json
+from mha_ablate.cli.common import Json, epilog
 
-EPILOG = "Examples:  mha-ablate list  |  mha-ablate list fc_out  |  mha-ablate list config"
+EPILOG = epilog(
+    {
+        "list": "every group and its choices",
+        "list fc_out": "the variants, by formula",
+        "list config": "every key with its default",
+    }
+)
 
 
 def list_(

@@ -7,9 +7,14 @@ from typing import Annotated
 
 import typer
 
-from mha_ablate.cli.common import Json
+from mha_ablate.cli.common import Json, epilog
 
-EPILOG = "Examples:  mha-ablate report outputs/fc_out  |  mha-ablate report outputs/train --baseline dense --json"
+EPILOG = epilog(
+    {
+        "report outputs/fc_out": "a study, finished or not",
+        "report outputs/train --baseline dense --json": "runs of `train`, as JSON",
+    }
+)
 
 
 def report(

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from mha_ablate.cli.common import Json, Settings, choices_help
+from mha_ablate.cli.common import Json, Settings, epilog
 
-EPILOG = (
-    "Examples:  mha-ablate train  |  mha-ablate train fc_out=none model.n_heads=8 name=eight  |  "
-    "mha-ablate train model=mini trainer.steps=2000.  "
-    + choices_help("fc_out", "attention", "model", "data", "tokenizer")
+EPILOG = epilog(
+    {
+        "train": "the standard Transformer, small",
+        "train fc_out=none": "the same without its output projection",
+        "train fc_out=none model.n_heads=8 seed=1 name=eight_heads": "other sizes, another seed, a folder of its own",
+        "train data=text data.path=FILE tokenizer=byte name=mine": "your own text",
+    },
+    "fc_out",
+    "attention",
+    "model",
+    "data",
+    "tokenizer",
 )
 
 

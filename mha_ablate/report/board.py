@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,7 @@ def serve(folder: Path, port: int | None) -> str:
     server = program.TensorBoard(default.get_plugins())
     server.configure(argv=argv)
     try:
-        return server.launch()
+        with contextlib.redirect_stderr(io.StringIO()):  # a note about its data loader, at every start
+            return server.launch()
     except program.TensorBoardServerException as error:
         raise RequestError(f"TensorBoard cannot listen there: {error}") from error
