@@ -44,7 +44,10 @@ def assemble(study: Study, *, baseline: str | None = None, margin: float | None 
         missing = _missing(study, arm, base)
         if missing:
             incomplete[arm] = missing
-    verdicts = decide(contrasts, margin=margin, incomplete=incomplete)
+    planned = {arm: c for arm, c in contrasts.items() if not plan or arm in plan["arms"]}
+    verdicts = decide(planned, margin=margin, incomplete=incomplete)
+    for arm in contrasts.keys() - planned.keys():
+        verdicts |= decide({arm: contrasts[arm]}, margin=margin, incomplete=incomplete)
     arms = [_arm(study, arm, base, losses, contrasts, verdicts, incomplete) for arm in _ordered(study, base)]
     report: dict[str, Any] = {
         "study": plan.get("study", study.folder.path.name),
@@ -125,6 +128,7 @@ def _arm(
         if verdict
         else incomplete.get(arm, "no pair of seeds"),
         "look": verdict.look if verdict else None,
+        "exploratory": bool(study.plan) and arm not in (study.plan or {})["arms"],
         "val_loss": {
             "mean": statistics.fmean(values.values()) if values else None,
             "sd": statistics.stdev(values.values()) if len(values) > 1 else None,
@@ -201,6 +205,9 @@ def _notes(study: Study) -> list[str]:
             notes.append(f"runs differ in {key}: {', '.join(map(str, values))}")
     if study.plan and study.plan.get("earlier"):
         notes.append(f"the plan was changed {len(study.plan['earlier'])} time(s) after it was first written")
+    unplanned = [arm for arm in study.arms if study.plan and arm not in study.plan["arms"]]
+    if unplanned:
+        notes.append(f"exploratory, because the plan does not hold them: {', '.join(unplanned)}")
     states = [run.state for run in study.runs]
     notes += [
         f"{states.count(state)} run(s) {word}"

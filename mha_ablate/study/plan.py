@@ -114,6 +114,10 @@ def _check_request(overrides: list[str], study: StudyConfig) -> None:
         if key in ("seed", "init_seed") or key == "match":
             advice = "study.seeds=[0,1,2] says which seeds run" if "seed" in key else "it belongs into an arm"
             raise RequestError(f"{override}: `compare` sets {key} cell by cell; {advice}")
+        if key == "trainer.threads":
+            raise RequestError(
+                f"{override}: `compare` runs every cell on one thread; --workers says how many run at once"
+            )
     if study.baseline not in study.chosen:
         raise RequestError(
             f"study.baseline={study.baseline} is not among the arms ({', '.join(study.chosen)}): every delta is against it"

@@ -60,6 +60,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["compare", "study=nope"], ["study=nope", "fc_out"]),
     (["compare", "fc_out=none"], ["fc_out", "study.arms"]),
     (["compare", "seed=3"], ["study.seeds"]),
+    (["compare", "trainer.threads=2"], ["trainer.threads=2", "one thread", "--workers"]),
     (["compare", "study.arms.bad=[fc_out=non]"], ["arm bad", "did you mean 'none'"]),
     (["compare", "model.head_dim=48"], ["arm none", "192"]),
     (["compare", "--workers", "0"], ["--workers", "0"]),

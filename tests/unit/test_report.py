@@ -714,3 +714,14 @@ def test_a_table_shows_what_is_unknown_as_a_dash_and_keeps_its_columns(study: Fo
     report = study.report(baseline="dense")
     assert rows(report)[1] == ("a|b", "-", "-", "-", "-", "-", "undecided")
     assert "| a\\|b |" in markdown(report)
+
+
+def test_an_arm_outside_the_plan_is_exploratory_and_does_not_weaken_the_planned_ones(study: Folder) -> None:
+    study.arm("dense", [2.0, 2.1, 2.2, 2.3]).arm("none", [2.09, 2.22, 2.29, 2.42])
+    alone = study.plan(["dense", "none"], [0, 1, 2, 3]).report()
+    study.arm("extra", [2.1, 2.3, 2.2, 2.4])
+    report = study.report()
+    before, after = alone["arms"][1], report["arms"][1]
+    assert after["delta"]["p_holm"] == before["delta"]["p_holm"] == before["delta"]["p_t"]
+    assert [arm["exploratory"] for arm in report["arms"]] == [False, False, True]
+    assert any("exploratory" in note and "extra" in note for note in report["notes"])
