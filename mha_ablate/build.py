@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,7 +32,8 @@ def resolved(config: RunConfig) -> RunConfig:
     path = config.data.path
     if path is not None:
         place = Path(path) if Path(path).exists() else Path(path).expanduser()
-        path = str(Path.cwd() / place)
+        here = str(Path.cwd())
+        path = str(Path(here if place.exists() else glob.escape(here)) / place)
     return replace(config, trainer=trainer, data=replace(config.data, path=path))
 
 

@@ -27,5 +27,5 @@ def nearest(word: str, options: list[str] | tuple[str, ...]) -> str:
     """`" (did you mean 'x'?)"` for the option that looks most like `word`, or an empty string."""
     import difflib
 
-    match = difflib.get_close_matches(str(word), sorted(options), n=1, cutoff=0.6)
+    match = difflib.get_close_matches(str(word), sorted(options), n=1, cutoff=0.7)
     return f" (did you mean '{match[0]}'?)" if match else ""

@@ -43,5 +43,4 @@ def board(
     else:
         print(f"TensorBoard: {url}\nthe comparison: {link}\nCtrl-C ends it")
     sys.stdout.flush()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.pause()

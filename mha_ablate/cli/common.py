@@ -62,13 +62,16 @@ def print_report(report: dict[str, Any]) -> None:
     from mha_ablate.report.tables import COLUMNS, rows
 
     tints = {"costs": "red", "helps": "green", "equivalent": "cyan", "undecided": "yellow", "baseline": "dim"}
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for i, name in enumerate(COLUMNS):
         table.add_column(name, justify="left" if i in (0, len(COLUMNS) - 1) else "right", no_wrap=i > 0)
     for row in rows(report):
-        table.add_row(*row[:-1], Text(row[-1], style=tints.get(row[-1], "")))
+        table.add_row(*row[:-1], Text(row[-1], style=tints.get(row[-1].partition(" ")[0], "")))
     out = console()
     out.print(table)
+    out.print()
+    for arm in report["arms"]:
+        out.print(Text(f"{arm['arm']}: {' '.join(arm['overrides'])}", style="dim"), soft_wrap=not out.is_terminal)
     out.print()
     out.print(Text(report["sentence"], style="bold"), soft_wrap=not out.is_terminal)
     for note in report["notes"]:

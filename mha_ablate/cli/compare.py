@@ -39,11 +39,12 @@ def compare(
     A cell that is finished with exactly this configuration is not trained again, so the same command resumes a study
     that was stopped, and more seeds or arms can be added to it.
     """
-    from mha_ablate.cli.common import command_line, note, print_json
-    from mha_ablate.cli.live import study_view
+    from mha_ablate.cli.common import command_line, print_json
+    from mha_ablate.cli.live import study_view, waiting
     from mha_ablate.errors import Interrupted, RequestError, RunFailed
     from mha_ablate.report.write import write_report
-    from mha_ablate.study.execute import Pool, default_workers, interruptible, kept_costs, measure_costs, run_cells
+    from mha_ablate.run.lock import locked
+    from mha_ablate.study.execute import Pool, default_workers, interruptible, run_cells, time_arms
     from mha_ablate.study.plan import make_plan
 
     if workers is not None and not 1 <= workers <= 1024:
@@ -53,17 +54,18 @@ def compare(
     plan: Plan | None = None
     try:
         with interruptible():
-            pool.size = workers or default_workers()
-            plan = make_plan(words, while_checking=pool.start)
-            plan.write()
-            with study_view(plan) as view:
-                progress = run_cells(plan, pool, view)
-            if kept_costs(plan) is None:
-                note("measuring step times, with nothing else running")
-                measure_costs(plan, pool)
-            report = write_report(plan.folder.path)
+            with waiting("checking arms, text and models ..."):
+                pool.size = workers or default_workers()
+                plan = make_plan(words, while_checking=pool.start)
+            with locked(plan.folder.path):
+                plan.write()
+                with study_view(plan) as view:
+                    progress = run_cells(plan, pool, view)
+                untimed = time_arms(plan, pool)
+                report = write_report(plan.folder.path)
     except Interrupted as error:
-        again = command_line("compare", *words)
+        options = [*(["--workers", str(workers)] if workers else []), *(["--json"] if as_json else [])]
+        again = command_line("compare", *words, *options)
         kept = (
             f"{sum(c.is_done() for c in plan.cells)} of {len(plan.cells)} cells are finished and kept"
             if plan
@@ -79,6 +81,8 @@ def compare(
     if progress.failures:
         named = "; ".join(f"{cell.arm}/seed={cell.seed}: {error}" for cell, error in progress.failures)
         raise RunFailed(f"{len(progress.failures)} cell(s) failed ({named}); the same command runs them again")
+    if untimed:
+        raise RunFailed(untimed)
 
 
 def _print(report: dict, plan: Plan, words: list[str]) -> None:
@@ -103,16 +107,19 @@ def _next(plan: Plan, words: list[str]) -> list[tuple[str, str]]:
 
     name = plan.folder.path.name
     steps = []
-    if len(plan.study.seed_list) < ENOUGH_SEEDS:
+    if len(plan.arms) == 1:
+        steps.append((command_line("compare", *without("study.arms")), "with the other arms of the study"))
+    elif len(plan.study.seed_list) < ENOUGH_SEEDS:
         more = command_line("compare", *without("study.seeds"), f"study.seeds={ENOUGH_SEEDS}")
         steps.append((more, "a result instead of a look; finished cells are kept"))
     if not any(w.startswith("attention=") for w in words):
         split = command_line("compare", *without("name"), "attention=split", f"name={name}_split")
         steps.append((split, "the tutorial's attention, where a head sees only its own slice"))
-    steps.append(
-        (
-            command_line("compare", *without("name", "model.n_heads"), "model.n_heads=8", f"name={name}_8_heads"),
-            "more heads: more for fc_out to mix",
+    model = plan.arms[plan.study.baseline].model
+    heads = 2 * model.n_heads
+    if model.head_dim is None and model.d_model % heads == 0:
+        more_heads = command_line(
+            "compare", *without("name", "model.n_heads"), f"model.n_heads={heads}", f"name={name}_h{heads}"
         )
-    )
+        steps.append((more_heads, "twice the heads: more for fc_out to mix"))
     return steps[:2]

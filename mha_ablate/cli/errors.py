@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -22,10 +23,22 @@ def run(app: typer.Typer, argv: Sequence[str]) -> int:
     """Run the command line `argv`; returns the exit code. `--debug`, wherever it stands, lets exceptions through."""
     args = [a for a in argv if a != "--debug"]
     debug = len(args) < len(argv)
+    # SIGTERM ends the work as Ctrl-C does, from the first moment on.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _run(app, args, debug)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run(app: typer.Typer, args: list[str], debug: bool) -> int:
     try:
         code = app(args, prog_name="mha-ablate", standalone_mode=False)
         sys.stdout.flush()
     except TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            return 0
         return _say(_usage(error), error.exit_code)
     except MhaAblateError as error:
         if debug:

@@ -71,12 +71,21 @@ def study_line(progress: Progress) -> str:
     if progress.todo:
         parts.append(f"step {progress.steps_done}/{progress.steps_wanted}")
     if progress.running:
-        parts.append(f"{thousands(progress.tokens_per_s)} tokens/s")
-        parts.append(f"{duration(progress.seconds_left)} left")
+        parts += _pace(progress)
     for (arm, seed), line in progress.running.items():
         if "loss/train" in line:
             parts.append(f"{arm}/{seed} step {line['step']} loss {_loss(line['loss/train'])}")
     return "  ".join(parts)
+
+
+def _pace(progress: Progress) -> list[str]:
+    """Tokens a second and time left, once they are known."""
+    known = []
+    if progress.tokens_per_s:
+        known.append(f"{thousands(progress.tokens_per_s)} tokens/s")
+    if progress.seconds_left is not None:
+        known.append(f"{duration(progress.seconds_left)} left")
+    return known
 
 
 def _loss(value: float | None) -> str:
@@ -112,10 +121,13 @@ def _study_table(plan: Plan, progress: Progress, width: int) -> RenderableType:
     status.add_row(
         ProgressBar(total=1.0, completed=share, width=max(10, min(30, width - 50))),
         f"{share:.0%}",
-        f"{thousands(progress.tokens_per_s)} tokens/s",
-        f"{duration(progress.seconds_left)} left",
+        "  ".join(_pace(progress)),
     )
-    return Group(grid, Text(), status)
+    legend = Text(
+        "> running: step, training loss   = done: validation loss   . waiting   ! not finite or failed", style="dim"
+    )
+    legend.truncate(width)
+    return Group(grid, Text(), status, legend)
 
 
 def _cell_text(progress: Progress, arm: str, seed: int) -> Any:
@@ -126,13 +138,28 @@ def _cell_text(progress: Progress, arm: str, seed: int) -> Any:
         line = progress.running[key]
         if "loss/train" not in line:
             return Text("> starting", style="cyan")
-        return Text(f"> {line['step']:<4} {_loss(line['loss/train'])}", style="cyan")
+        loss = line["loss/train"]
+        return Text(f"> {line['step']:<4} {'nan' if loss is None else f'{loss:.2f}'}", style="cyan")
     state = progress.finished.get(key)
     if state == "ok" or (state is None and key not in {(c.arm, c.seed) for c in progress.todo}):
-        return Text(f"= {_loss(progress.losses.get(key))}", style="green")
+        loss = progress.losses.get(key)
+        return Text("= not finite" if loss is None else f"= {loss:.4f}", style="green")
     if state is None:
         return Text(". waiting", style="dim")
     return Text(f"! {state}", style="red")
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A word on a terminal while nothing else can be shown yet; gone afterwards."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    print(what, end="\r", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print(" " * len(what), end="\r", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Start with `mha-ablate compare`. An error too short to help? `--debug` shows where it arose.",
+    epilog="Start with `mha-ablate compare`.",
 )
 
 
@@ -33,6 +33,7 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
     ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where an error arose.")] = False,
 ) -> None:
     """What is fc_out, the output projection of multi-head attention, worth, and what does it cost?
 

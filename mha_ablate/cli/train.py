@@ -24,8 +24,8 @@ def train(settings: Settings = None, as_json: Json = False) -> None:
 
     NAME is `train` unless you give name=. `mha-ablate report outputs/NAME` compares what lies there.
     """
-    from mha_ablate.cli.common import command_line, print_json
-    from mha_ablate.cli.live import run_view
+    from mha_ablate.cli.common import command_line, note, print_json
+    from mha_ablate.cli.live import run_view, waiting
     from mha_ablate.errors import Interrupted, RunFailed
     from mha_ablate.study.cell import run_cell
     from mha_ablate.study.execute import interruptible
@@ -34,8 +34,10 @@ def train(settings: Settings = None, as_json: Json = False) -> None:
     words = list(settings or [])
     try:
         with interruptible():
-            cell = single_cell(words)
+            with waiting("checking text and model ..."):
+                cell = single_cell(words)
             if cell.is_done():
+                note("this run was finished before, and is not trained again")
                 run = cell.folder.read()
             else:
                 with run_view(cell.config.trainer.steps) as view:

@@ -64,7 +64,11 @@ def bare_value_quoted(override: str) -> str:
     plain_key = key.lstrip("+")
     if plain_key == "study.arms" and value.lstrip().startswith("["):
         return f"study.pick={value}"
+    if plain_key == "study.arms" and not value.lstrip().startswith("{"):
+        raise RequestError(f"{override}: arms are picked by a list, 'study.arms=[dense,none]'")
     if plain_key.startswith("study.arms."):
+        if not value.startswith("["):
+            raise RequestError(f"{override}: an arm is a list of overrides, '{key}=[fc_out=none]'")
         if re.fullmatch(r"\[[^\[\]'\"]+\]", value):
             value = f"[{','.join(QuotedString(v.strip(), Quote.single).with_quotes() for v in value[1:-1].split(','))}]"
         return f"++{plain_key}={value}"
@@ -96,7 +100,10 @@ def _check_overrides(overrides: list[str]) -> None:
         if key == "hydra" or key.startswith(("hydra.", "hydra/")):
             raise RequestError(f"{text}: Hydra's own settings are not open here; give settings of config.yaml")
         if (not key or "=" not in text) and not text.startswith("~"):
-            raise RequestError(f"cannot read '{text}': a setting is written KEY=VALUE, such as fc_out=none")
+            raise RequestError(
+                f"cannot read '{text}': a setting is written KEY=VALUE, such as fc_out=none; one with spaces needs "
+                "quotes, 'data.path=my text.txt'"
+            )
         try:
             override = OverridesParser.create().parse_override(text)
         except Exception as error:
@@ -105,8 +112,8 @@ def _check_overrides(overrides: list[str]) -> None:
                 f"\"{key}='...'\""
             ) from error
         if override.is_sweep_override():
-            advice = "study.seeds=[0,1,2] runs several seeds" if key == "seed" else "an arm of a study holds one value"
-            raise RequestError(f"{text}: {key} takes one value here; with `compare`, {advice}")
+            advice = "; `compare` runs several seeds, study.seeds=[0,1,2]" if key == "seed" else ""
+            raise RequestError(f"{text}: {key} takes one value here{advice}")
 
 
 def _typed(composed: DictConfig) -> RunConfig:
@@ -181,6 +188,10 @@ def _explain(error: Exception) -> str:
         reason = str(cause.msg or cause).splitlines()[0].strip()
         if ("not in" in reason and "Key" in reason) or "is not in struct" in reason or "not a member" in reason:
             return f"unknown key '{key}'{_nearest_key(key)}; `mha-ablate list config` prints every key"
+        for kind, wanted in (("Integer", "a whole number"), ("Float", "a number"), ("bool", "true or false")):
+            if kind in reason:
+                given = re.search(r"Value '(.*?)'", reason)
+                return f"{key} needs {wanted}, not {given[1] if given else reason}"
         return f"{key}: {reason[0].lower()}{reason[1:]}" if key else reason
     text = " ".join(str(error).split())
     if "Config group override must be a string" in text:
@@ -194,10 +205,11 @@ def _explain(error: Exception) -> str:
 def _nearest_key(key: str) -> str:
     """A hint at the known key that looks most like `key`, by its whole or by its last word."""
     keys = known_keys()
-    hint = nearest(key, keys)
+    by_last_word = {k.rpartition(".")[2]: k for k in keys}
+    exact = by_last_word.get(key.rpartition(".")[2])
+    hint = f" (did you mean '{exact}'?)" if exact else nearest(key, keys)
     if hint:
         return hint
-    by_last_word = {k.rpartition(".")[2]: k for k in keys}
     import difflib
 
     match = difflib.get_close_matches(key.rpartition(".")[2], list(by_last_word), n=1, cutoff=0.6)

@@ -292,7 +292,8 @@ def safe_name(key: str, name: str) -> None:
     bad = set('/\\:*?"<>|') & set(name)
     if not name or name != name.strip(" .") or bad or len(name.encode()) > 200 or not name.isprintable():
         raise ValueError(
-            f"{key}={name!r} cannot be the name of one folder: use letters, digits, '-', '_' and inner dots"
+            f'{key}={name!r} cannot be the name of one folder: use a short word without / \\ : * ? " < > | and with '
+            "no dot or space at its ends"
         )
 
 

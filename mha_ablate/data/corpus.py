@@ -81,20 +81,23 @@ def load_corpus(source: str, path: str | None, split: str, tokenizer: str, conte
     Raises ValueError where the text is empty or a split is shorter than one window of `context` tokens and its target.
     """
     text = load_text(source, path)
-    corpus = _from_cache(text, split, tokenizer) or _prepare(text, split, tokenizer)
+    cached = _from_cache(text, split, tokenizer)
+    corpus = cached or _prepare(text, split, tokenizer)
     for which, tokens in (("training", corpus.train), ("validation", corpus.val)):
         if len(tokens) < context + 1:
             raise ValueError(
                 f"the text of data={source} ({text.name}) is too short: its {which} split has {len(tokens)} tokens, and one window "
                 f"needs model.context + 1 = {context + 1}; use a longer text or a smaller model.context"
             )
+    if cached is None:
+        _to_cache(corpus)
     return corpus
 
 
 def _prepare(text: Text, split: str, kind: str) -> Corpus:
     train, val = split_text(text.content, split)
     tokenizer = build_tokenizer(kind, text.content)
-    corpus = Corpus(
+    return Corpus(
         text.name,
         text.sha256,
         split,
@@ -104,8 +107,6 @@ def _prepare(text: Text, split: str, kind: str) -> Corpus:
         len(text.content),
         len(val.encode()),
     )
-    _to_cache(corpus)
-    return corpus
 
 
 def cache_dir() -> Path:

@@ -13,6 +13,7 @@ from mha_ablate.study.collect import Run, Study
 
 METRIC = "validation loss in nats per token, whole split, at the last step"
 DEFAULT_MARGIN = 0.01
+NOISY = 1.3  # slowest round over fastest, of one arm
 COST_KEYS = (
     "params",
     "params_attention",
@@ -46,11 +47,12 @@ def assemble(study: Study, *, baseline: str | None = None, margin: float | None 
             incomplete[arm] = missing
     planned = {arm: c for arm, c in contrasts.items() if not plan or arm in plan["arms"]}
     verdicts = decide(planned, margin=margin, incomplete=incomplete)
-    for arm in contrasts.keys() - planned.keys():
-        verdicts |= decide({arm: contrasts[arm]}, margin=margin, incomplete=incomplete)
+    everything = decide(contrasts, margin=margin, incomplete=incomplete)
+    verdicts |= {arm: everything[arm] for arm in contrasts.keys() - planned.keys()}
     arms = [_arm(study, arm, base, losses, contrasts, verdicts, incomplete) for arm in _ordered(study, base)]
     report: dict[str, Any] = {
         "study": plan.get("study", study.folder.path.name),
+        "name": study.folder.path.resolve().name,
         "baseline": base,
         "metric": METRIC,
         "margin": margin,
@@ -94,8 +96,9 @@ def _losses(runs: list[Run]) -> dict[int, float]:
 def _missing(study: Study, arm: str, base: str) -> str | None:
     """Why an arm's seeds are no complete sample; None where they are."""
     counts: dict[str, int] = {}
-    planned = set((study.plan or {}).get("seeds", [])) if arm in (study.plan or {}).get("arms", {}) else set()
-    seeds = planned | {r.seed for a in (arm, base) for r in study.of(a)}
+    cells = (study.plan or {}).get("cells", {})
+    planned = {int(cell.rpartition("=")[2]) for cell in cells if cell.rpartition("/")[0] == arm}
+    seeds = planned | {r.seed for r in study.of(arm)} if planned else {r.seed for a in (arm, base) for r in study.of(a)}
     for name in (arm, base):
         states = {run.seed: run.state for run in study.of(name)}
         for seed in seeds:
@@ -163,9 +166,14 @@ def _overrides(study: Study, arm: str) -> list[str]:
 def _cost(study: Study, arm: str) -> dict[str, Any]:
     """Counted costs; step time from the interleaved measurement, or else from the runs themselves (median over seeds)."""
     if arm in study.costs:
-        return {**{k: study.costs[arm].get(k) for k in COST_KEYS}, "timed": "interleaved, alone, after warm-up"}
+        return {
+            **{k: study.costs[arm].get(k) for k in COST_KEYS},
+            "timed": "interleaved after warm-up, no other cell running",
+        }
     counted = next((run.about["cost"] for run in study.of(arm) if "cost" in run.about), {})
     cost = {k: counted.get(k) for k in COST_KEYS}
+    if study.costs:  # times of two kinds do not belong into one column
+        return {**cost, "step_ms": None, "tokens_per_s": None, "timed": "not with the others"}
     for key in ("step_ms", "tokens_per_s"):
         seen = [r.about["result"][key] for r in study.of(arm) if r.about.get("result", {}).get(key) is not None]
         cost[key] = statistics.median(seen) if seen else None
@@ -205,15 +213,22 @@ def _notes(study: Study) -> list[str]:
             notes.append(f"runs differ in {key}: {', '.join(map(str, values))}")
     if study.plan and study.plan.get("earlier"):
         notes.append(f"the plan was changed {len(study.plan['earlier'])} time(s) after it was first written")
+    spread = [max(r) / min(r) for c in study.costs.values() if (r := c.get("step_ms_range"))]
+    if spread and max(spread) > NOISY:
+        notes.append(f"step times are noisy here: the rounds of one arm differ by up to {max(spread) - 1:.0%}")
+    elif not study.costs and len(study.arms) > 1:
+        notes.append("step times were taken during the runs, each under its own load: they cannot be compared")
     unplanned = [arm for arm in study.arms if study.plan and arm not in study.plan["arms"]]
     if unplanned:
         notes.append(f"exploratory, because the plan does not hold them: {', '.join(unplanned)}")
-    states = [run.state for run in study.runs]
-    notes += [
-        f"{states.count(state)} run(s) {word}"
-        for state, word in (("running", "unfinished"), ("failed", "failed"), ("diverged", "diverged"))
-        if state in states
-    ]
+    same = _setting(study)["same"]
+    if same.get("optim.warmup_steps", 0) >= same.get("trainer.steps", 1):
+        notes.append("optim.warmup_steps is not below trainer.steps: the rate never reaches its peak")
+    for state, word in (("running", "unfinished"), ("failed", "failed"), ("diverged", "diverged")):
+        named = [f"{run.arm}/seed={run.seed}" for run in study.runs if run.state == state]
+        if named:
+            shown = ", ".join(named[:5]) + (" ..." if len(named) > 5 else "")
+            notes.append(f"{len(named)} run(s) {word}: {shown}")
     return notes
 
 

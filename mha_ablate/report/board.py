@@ -60,7 +60,7 @@ def _results(run: Run, cost: dict[str, Any]) -> dict[str, float]:
 def deep_link(url: str) -> str:
     """TensorBoard's address with the delta pinned, smoothing off and colours by arm."""
     pinned = json.dumps([{"plugin": "scalars", "tag": DELTA}], separators=(",", ":"))
-    by_arm = quote("regex:^([^/]+)/", safe="")
+    by_arm = quote("regex:^(.+)/seed=", safe="")
     return f"{url.rstrip('/')}/?pinnedCards={quote(pinned, safe='')}&smoothing=0&runColorGroup={by_arm}#timeseries"
 
 

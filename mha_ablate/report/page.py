@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from mha_ablate.report.tables import COLUMNS, rows
+from mha_ablate.report.tables import COLUMNS, rows, verdict_text
 
 CSS = """
 :root { color-scheme: light; }
@@ -17,9 +17,9 @@ h1 { font-size: 1.5rem; margin: 0 0 .3rem; } h2 { font-size: 1.1rem; margin: 2.2
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .93rem; }
 th, td { text-align: right; padding: .38rem .7rem; border-bottom: 1px solid #e3e3e6; white-space: nowrap; }
-th:first-child, td:first-child, th:last-child, td:last-child { text-align: left; }
-td.reason, th.reason { white-space: normal; text-align: left; }
-svg { width: 100%; height: auto; } .quiet { color: #666; font-size: .88rem; }
+th:first-child, td:first-child, .words th:last-child, .words td:last-child { text-align: left; }
+td.reason, th.reason { min-width: 9rem; white-space: normal; text-align: left; }
+.figure { overflow-x: auto; } svg { width: 100%; min-width: 40rem; height: auto; } .quiet { color: #666; font-size: .88rem; }
 code { background: #f3f3f5; padding: .1rem .3rem; border-radius: 3px; overflow-wrap: anywhere; }
 """
 
@@ -30,13 +30,14 @@ def page(report: dict[str, Any], figures: list[str], command: str) -> str:
     drawn = "".join(f'<div class="figure">{_inline(svg)}</div>' for svg in figures)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{escape(report["study"])} - mha_ablate</title><style>{CSS}</style></head><body>
-<h1>What is fc_out worth? Study {escape(report["study"])}</h1>
+<title>{escape(report["name"])} - mha_ablate</title><style>{CSS}</style></head><body>
+<h1>What is fc_out worth? {escape(report["name"])}</h1>
+<p class="quiet">{escape(_setting(report))}</p>
 <p class="answer">{escape(report["sentence"])}</p>
 {notes}
 {drawn}
 <h2>Arms</h2>
-<div class="scroll">{_table(COLUMNS, rows(report))}</div>
+<div class="scroll words">{_table(COLUMNS, rows(report))}</div>
 <p class="quiet">Loss: {escape(report["metric"])}. Delta: arm minus {escape(report["baseline"])} at the same seed,
 with its 95% t interval; positive means worse. Step time: {escape(str(report["arms"][0]["cost"].get("timed")))}.
 FLOPs: matrix multiplications of the forward pass. At this size nothing is implied about larger models.</p>
@@ -49,6 +50,17 @@ FLOPs: matrix multiplications of the forward pass. At this size nothing is impli
 <div class="scroll">{_table(("what", "value"), _provenance(report), reason=True)}</div>
 </body></html>
 """
+
+
+def _setting(report: dict[str, Any]) -> str:
+    """Text, length and size in one line, as far as the runs agree."""
+    same, text = report["setting"]["same"], report["setting"]["text"]
+    parts = [f"text {text['name']}, {text['tokenizer']} tokens" if text else ""]
+    if {"trainer.steps", "trainer.batch_size", "model.context"} <= same.keys():
+        steps, batch, context = (same[k] for k in ("trainer.steps", "trainer.batch_size", "model.context"))
+        parts.append(f"{steps} steps of {batch} x {context} tokens")
+    sizes = [f"{k} {same[f'model.{k}']}" for k in ("n_layers", "n_heads", "d_model") if f"model.{k}" in same]
+    return "; ".join(part for part in (*parts, ", ".join(sizes)) if part)
 
 
 def _inline(svg: str) -> str:
@@ -67,7 +79,7 @@ def _table(head: tuple[str, ...], body: list[tuple[str, ...]], *, reason: bool =
 
 
 def _reasons(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    return [(a["arm"], " ".join(a["overrides"]), a["verdict"], a["verdict_reason"] or "") for a in report["arms"]]
+    return [(a["arm"], " ".join(a["overrides"]), verdict_text(a), a["verdict_reason"] or "") for a in report["arms"]]
 
 
 def _seeds(report: dict[str, Any]) -> list[tuple[str, ...]]:

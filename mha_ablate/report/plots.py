@@ -1,4 +1,4 @@
-"""Figures: the deltas with every seed, how they grew during training, and the loss curves."""
+"""Figures: the deltas with every seed, how they change during training, and the loss curves."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mha_ablate.report.tables import verdict_text
 from mha_ablate.stats.paired import paired
 from mha_ablate.study.collect import Study
 
@@ -67,7 +68,7 @@ def curves_figure(report: dict[str, Any], study: Study) -> Figure:
         for arm, colour in colours(report).items():
             steps, values = _curves(study, arm)
             if len(steps):
-                handles += axes.plot(steps, values.mean(axis=0), color=colour, lw=1.8)
+                handles += axes.plot(steps, values.mean(axis=0), color=colour, lw=1.8, marker="o", ms=3)
                 labels.append(arm)
                 axes.fill_between(steps, values.min(axis=0), values.max(axis=0), color=colour, alpha=0.15, lw=0)
         axes.set(title="Validation loss", xlabel="step", ylabel="nats per token")
@@ -121,7 +122,7 @@ def _forest(axes: Axes, report: dict[str, Any]) -> None:
             axes.plot(delta["ci95"], (y, y), color=colour[arm["arm"]], lw=2.5, solid_capstyle="butt")
         axes.plot(delta["mean"], y, "o", color=colour[arm["arm"]], ms=7)
         axes.annotate(
-            arm["verdict"],
+            verdict_text(arm),
             (1.01, y),
             xycoords=("axes fraction", "data"),
             va="center",

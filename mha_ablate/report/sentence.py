@@ -8,9 +8,10 @@ from mha_ablate.stats.verdict import ENOUGH_SEEDS
 
 
 def sentence(report: dict[str, Any]) -> str:
-    """Every verdict in words, with learning rate, steps and seeds.
+    """The main contrast in words, with learning rate, steps and seeds.
 
-    The first arm whose fc_out has no parameters left is the removal, and is named so.
+    It is that of the first arm whose fc_out has no parameters left, the removal; without one, of the first arm. The
+    other arms stand in the table.
     """
     base = report["arms"][0]
     others = report["arms"][1:]
@@ -19,28 +20,22 @@ def sentence(report: dict[str, Any]) -> str:
     removal = next(
         (a for a in others if base["cost"].get("params_fc_out") and a["cost"].get("params_fc_out") == 0), None
     )
-    first = removal or others[0]
-    clauses = [_clause(first, base["arm"], removed=removal is not None)]
-    clauses += [_short(arm) for arm in others if arm is not first]
-    text = f"{_setting(report, base)}, {'; '.join(clauses)}"
-    fewest = min(arm["n"] for arm in others)
-    if fewest < ENOUGH_SEEDS:
-        text += f" (a look, not a result: that takes {ENOUGH_SEEDS} seeds)"
+    main = removal or others[0]
+    text = f"{_setting(report, main)}, {_clause(main, base['arm'], removed=removal is not None)}"
+    if main["n"] < ENOUGH_SEEDS:
+        text += f": a look, not a result, which takes {ENOUGH_SEEDS} seeds"
     return text + "."
 
 
-def _setting(report: dict[str, Any], base: dict[str, Any]) -> str:
+def _setting(report: dict[str, Any], main: dict[str, Any]) -> str:
     same, differs = report["setting"]["same"], report["setting"]["differs"]
     rate = f"learning rate {same['optim.lr']:g}" if "optim.lr" in same else "each arm's own learning rate"
     if "optim.lr" not in same and "optim.lr" not in differs:
         rate = "an unknown learning rate"
     steps = same.get("trainer.steps")
     length = f"{steps} steps" if steps else "unequal numbers of steps"
-    counts = {arm["n"] for arm in report["arms"][1:]} or {base["n"]}
-    n = min(counts)
-    return (
-        f"At {rate} after {length} over {'' if len(counts) == 1 else 'at least '}{n} paired seed{'' if n == 1 else 's'}"
-    )
+    n = main["n"]
+    return f"At {rate} after {length} over {n} paired seed{'' if n == 1 else 's'}"
 
 
 def _clause(arm: dict[str, Any], base: str, *, removed: bool) -> str:
@@ -57,19 +52,9 @@ def _clause(arm: dict[str, Any], base: str, *, removed: bool) -> str:
         return f"{name} gains {size} on {base}{sure}"
     if arm["verdict"] == "equivalent":
         return f"{name} is equivalent to {base} within the margin{sure}"
-    return f"whether {name} costs anything against {base} is undecided{sure}"
-
-
-def _short(arm: dict[str, Any]) -> str:
-    """Another contrast, in a few words."""
-    verb = {"costs": "costs", "helps": "gains", "equivalent": "is equivalent", "undecided": "is undecided"}[
-        arm["verdict"]
-    ]
-    delta = arm["delta"]
-    if delta is None:
-        return f"{arm['arm']} cannot be compared: {arm['verdict_reason']}"
-    size = f" {abs(delta['mean']):.4f}" if arm["verdict"] in ("costs", "helps") else ""
-    return f"{arm['arm']} {verb}{size} ({_interval(delta)})"
+    if delta["ci95"] and not delta["ci95"][0] <= 0 <= delta["ci95"][1]:
+        sure = f" ({_interval(delta)}, but Holm's correction for all arms leaves p = {delta['p_holm']:.2g})"
+    return f"it is undecided whether {name} costs anything against {base}{sure}"
 
 
 def _interval(delta: dict[str, Any]) -> str:

@@ -12,13 +12,13 @@ COLUMNS = ("arm", "val loss", "delta, 95%", "params", "FLOPs/tok", "step ms", "v
 
 
 def si(value: float | None) -> str:
-    """A count with three digits and a suffix: 808064 -> 808k, 1728512 -> 1.73M."""
+    """A count with three digits and a suffix: 808064 -> 808k, 1597440 -> 1.60M."""
     if value is None:
         return "-"
     for limit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit * 0.9995:
             scaled = value / limit
-            return f"{scaled:.0f}{suffix}" if scaled >= 99.95 else f"{scaled:.3g}{suffix}"
+            return f"{scaled:#.3g}".rstrip(".") + suffix
     return f"{value:.0f}"
 
 
@@ -32,6 +32,14 @@ def delta_text(arm: dict[str, Any]) -> str:
     return f"{delta['mean']:+.4f} ±{(delta['ci95'][1] - delta['ci95'][0]) / 2:.4f}"
 
 
+def verdict_text(arm: dict[str, Any]) -> str:
+    """The verdict as it is shown: below 8 seeds it is a look; what the plan did not hold is exploratory."""
+    if arm["verdict"] != "baseline" and arm["delta"] is None:
+        return "no data"
+    asides = [word for word, on in (("a look", arm["look"]), ("exploratory", arm.get("exploratory"))) if on]
+    return f"{arm['verdict']} ({', '.join(asides)})" if asides else arm["verdict"]
+
+
 def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     """One row of text per arm, in the order of `COLUMNS`."""
     return [
@@ -42,7 +50,7 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
             si(arm["cost"].get("params")),
             si(arm["cost"].get("flops_per_token")),
             "-" if arm["cost"].get("step_ms") is None else f"{arm['cost']['step_ms']:.1f}",
-            arm["verdict"],
+            verdict_text(arm),
         )
         for arm in report["arms"]
     ]

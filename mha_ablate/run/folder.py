@@ -43,22 +43,6 @@ def this_process() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": os.getpid()}
 
 
-def is_alive(owner: dict[str, Any] | None) -> bool:
-    """Whether the process that owns a run still runs, as far as this host can tell.
-
-    Another host's process, and this process itself, count as gone.
-    """
-    if not owner or owner.get("host") != socket.gethostname() or owner.get("pid") == os.getpid():
-        return False
-    try:
-        os.kill(int(owner["pid"]), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 @dataclass(frozen=True)
 class RunFolder:
     """One run: `<arm>/seed=<n>`."""
@@ -77,7 +61,7 @@ class RunFolder:
 
     @property
     def metrics_file(self) -> Path:
-        """One line per logged step: the truth."""
+        """One line per measurement, in order: the truth. A step that is logged and evaluated has two."""
         return self.path / "metrics.jsonl"
 
     @property

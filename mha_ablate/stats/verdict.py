@@ -19,9 +19,6 @@ class Verdict:
     p_holm: float | None
     look: bool
 
-    def __str__(self) -> str:
-        return f"{self.word} (a look)" if self.look else self.word
-
 
 def decide(contrasts: dict[str, Paired], *, margin: float, incomplete: dict[str, str]) -> dict[str, Verdict]:
     """Verdicts on all planned contrasts against one baseline.

@@ -16,7 +16,8 @@ from mha_ablate.config.schema import RunConfig, config_hash
 from mha_ablate.data.tokenizers import tokenizer_state
 from mha_ablate.errors import RequestError
 from mha_ablate.run.checkpoint import save_weights
-from mha_ablate.run.folder import FINISHED, RunFolder, is_alive, this_process, write_atomic
+from mha_ablate.run.folder import FINISHED, RunFolder, this_process, write_atomic
+from mha_ablate.run.lock import locked
 from mha_ablate.run.provenance import provenance
 from mha_ablate.run.record import Record
 from mha_ablate.train.evaluate import validation_loss
@@ -56,17 +57,44 @@ class Cell:
         return found.get("state") in FINISHED and found.get("config_hash") == self.hash
 
     def check_folder(self) -> None:
-        """Raise RequestError where the folder holds another configuration or belongs to a process that still runs."""
-        found = self.folder.read()
-        if found and found.get("config_hash") != self.hash:
-            raise RequestError(
-                f"{self.folder.path} holds a run of another configuration or text: give this one a folder of its own with "
-                "name=NEW_NAME, or remove the old one"
-            )
-        if found.get("state") == "running" and is_alive(found.get("owner")):
-            raise RequestError(
-                f"{self.folder.path} is being written by process {found['owner']['pid']}: wait for it, or use name=NEW_NAME"
-            )
+        """Raise RequestError where the folder holds another configuration, or the arm's folder another setting of it."""
+        for run in (self.folder, *(RunFolder(f.parent) for f in self.folder.path.parent.glob("seed=*/run.json"))):
+            found = run.read()
+            mine = run.path == self.folder.path
+            if found and found.get("config_hash" if mine else "arm_hash") != (self.hash if mine else self.arm_hash):
+                raise RequestError(
+                    f"{run.path} holds another run ({self._difference(run)}): give this one a folder of its own with "
+                    "name=NEW_NAME, or remove the old one"
+                )
+
+    def head(self) -> dict[str, Any]:
+        """What run.json says of the cell before anything has happened."""
+        return {
+            "state": "running",
+            "error": None,
+            "arm": self.arm,
+            "seed": self.seed,
+            "overrides": self.overrides,
+            "choices": self.choices,
+            "config_hash": self.hash,
+            "arm_hash": self.arm_hash,
+            "owner": this_process(),
+            "started": time.time(),
+        }
+
+    def _difference(self, run: RunFolder) -> str:
+        """Up to three settings in which a run differs from this cell."""
+        import yaml
+
+        try:
+            there = _flat(yaml.safe_load(run.config_file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError, yaml.YAMLError):
+            return "its config.yaml cannot be read"
+        here = _flat(asdict(self.config))
+        same_for_the_result = ("study", "outputs", "name", "data.path", "data.source", "seed", "match")
+        keys = [k for k in here if k in there and here[k] != there[k] and not k.startswith(same_for_the_result)]
+        shown = ", ".join(f"{k} is {there[k]} there, {here[k]} here" for k in keys[:3])
+        return shown or "its text is another one"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a worker process."""
@@ -79,32 +107,29 @@ class Cell:
         return cls(**values)
 
 
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"model": {"d_ff": 3}}` as `{"model.d_ff": 3}`."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
 def run_cell(cell: Cell, on_line: OnLine) -> dict[str, Any]:
     """Train a cell and leave a complete run folder; returns its run.json. An exception is recorded as `failed`, then raised."""
-    cell.folder.path.mkdir(parents=True, exist_ok=True)
-    cell.folder.clear()
-    run: dict[str, Any] = {
-        "state": "running",
-        "error": None,
-        "arm": cell.arm,
-        "seed": cell.seed,
-        "overrides": cell.overrides,
-        "choices": cell.choices,
-        "config_hash": cell.hash,
-        "arm_hash": cell.arm_hash,
-        "owner": this_process(),
-        "started": time.time(),
-    }
-    write_atomic(cell.folder.config_file, to_yaml(cell.config, without=("study",)))
-    cell.folder.write(run)
-    try:
-        _train_into(cell, run, on_line)
-    except Exception as error:
-        run |= {"state": "failed", "error": f"{type(error).__name__}: {error}", "ended": time.time()}
+    with locked(cell.folder.path):
+        cell.folder.clear()
+        run = cell.head()
+        write_atomic(cell.folder.config_file, to_yaml(cell.config, without=("study",)))
         cell.folder.write(run)
-        raise
-    cell.folder.write(run)
-    return run
+        try:
+            _train_into(cell, run, on_line)
+        except Exception as error:
+            run |= {"state": "failed", "error": f"{type(error).__name__}: {error}", "ended": time.time()}
+            cell.folder.write(run)
+            raise
+        cell.folder.write(run)
+        return run
 
 
 def _train_into(cell: Cell, run: dict[str, Any], on_line: OnLine) -> None:

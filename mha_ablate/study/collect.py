@@ -43,10 +43,10 @@ class Study:
 
     @property
     def arms(self) -> list[str]:
-        """Arms in the order of the plan, others after them by name."""
+        """Arms in the order of the plan, run or not, and others after them by name."""
         planned = list(self.plan["arms"]) if self.plan else []
         present = {run.arm for run in self.runs}
-        return [a for a in planned if a in present] + sorted(present - set(planned))
+        return planned + sorted(present - set(planned))
 
     def of(self, arm: str) -> list[Run]:
         """The runs of an arm by seed."""
@@ -66,11 +66,21 @@ def collect(path: Path) -> Study:
     labels = _labels(found, path)
     runs = [Run(labels[f.path], about["seed"], f, about, _curve(f), _config(f)) for f, about in found]
     _check_comparable(runs, path)
+    return Study(folder, runs, plan, _costs(folder, runs))
+
+
+def _costs(folder: StudyFolder, runs: list[Run]) -> dict[str, Any]:
+    """The measured costs of those arms whose configuration is still the one that was measured."""
     kept = read_json(folder.cost_file)
-    return Study(folder, runs, plan, kept.get("costs", {}) if isinstance(kept, dict) else {})
+    if not isinstance(kept, dict):
+        return {}
+    now = {run.arm: run.about["arm_hash"] for run in runs}
+    return {a: c for a, c in kept.get("costs", {}).items() if kept.get("arms", {}).get(a) == now.get(a)}
 
 
 def _is_run(about: dict[str, Any]) -> bool:
+    if about.get("state") == "ok" and "val_loss" not in (about.get("result") or {}):
+        return False
     return about.get("state") in STATES and all(key in about for key in ("arm", "seed", "config_hash", "arm_hash"))
 
 

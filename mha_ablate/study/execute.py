@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import queue
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,24 +88,11 @@ def default_workers() -> int:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Inside, SIGTERM ends the work as Ctrl-C does: by KeyboardInterrupt, which leaves as `Interrupted`."""
-    by = "Ctrl-C"
-
-    def on_term(_signal: int, _frame: Any) -> None:
-        nonlocal by
-        by = "SIGTERM"
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, on_term)
+    """Ctrl-C or SIGTERM inside leaves as `Interrupted`, which a command can complete by how to go on."""
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(f"stopped by {by}") from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        raise Interrupted("interrupted") from None
 
 
 def run_cells(plan: Plan, pool: Pool, on_change: OnChange) -> Progress:
@@ -167,17 +152,31 @@ def _replace(worker: Worker, pool: Pool, progress: Progress) -> None:
     if not worker.ready:
         raise RunFailed(f"no worker could be started: {reason}")
     if cell is not None:
-        cell.folder.write({**cell.folder.read(), "state": "failed", "error": reason, "ended": time.time()})
+        cell.folder.write(
+            {**cell.head(), **cell.folder.read(), "state": "failed", "error": reason, "ended": time.time()}
+        )
         del progress.running[cell.arm, cell.seed]
         progress.finished[cell.arm, cell.seed] = "failed"
         progress.failures.append((cell, reason))
     pool.start()
 
 
-def kept_costs(plan: Plan) -> dict[str, Any] | None:
-    """cost.json, if it was measured on exactly these arms."""
+def time_arms(plan: Plan, pool: Pool) -> str | None:
+    """Measure the costs of the plan's arms unless they are known; returns why that failed, if it did."""
+    if costs_are_known(plan):
+        return None
+    try:
+        measure_costs(plan, pool)
+    except RunFailed as error:
+        return str(error)
+    return None
+
+
+def costs_are_known(plan: Plan) -> bool:
+    """Whether cost.json was measured on all of these arms, in one go."""
     kept = read_json(plan.folder.cost_file)
-    return kept if isinstance(kept, dict) and kept.get("arms") == _arm_hashes(plan) else None
+    known = kept.get("arms", {}) if isinstance(kept, dict) else {}
+    return _arm_hashes(plan).items() <= known.items()
 
 
 def _arm_hashes(plan: Plan) -> dict[str, str]:

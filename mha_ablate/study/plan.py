@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from mha_ablate.data.corpus import Corpus
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import StudyFolder, read_json, write_json
 from mha_ablate.study.cell import Cell
+
+NOT_AN_ARMS = ("seed", "data_seed", "study", "outputs", "name", "data", "tokenizer")
 
 
 @dataclass(frozen=True)
@@ -39,24 +42,24 @@ class Plan:
             "arms": {arm: self.study.arms[arm] for arm in self.arms},
             "cells": {f"{cell.arm}/seed={cell.seed}": cell.hash for cell in self.cells},
             "text_sha256": self.corpus.text_sha256,
+            "stopping_rule": "every arm at every seed for trainer.steps updates; nothing seen on the way ends it earlier",
         }
 
-    @property
-    def hash(self) -> str:
-        """SHA-256 (16 hex digits) of the plan."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
-
     def write(self) -> None:
-        """Write plan.json. A plan that differs from the one before keeps the older hashes under `earlier`."""
+        """Write plan.json. Arms that an earlier plan of this folder held stay in it, and count as planned contrasts.
+
+        A plan that differs from the one before keeps the older hashes under `earlier`.
+        """
         before = read_json(self.folder.plan_file) or {}
-        earlier = list(before.get("earlier", []))
-        if before.get("hash") == self.hash:
+        plan = self.to_json()
+        for key in ("arms", "cells"):
+            plan[key] = {**before.get(key, {}), **plan[key]}
+        plan["seeds"] = sorted({*before.get("seeds", []), *plan["seeds"]})
+        digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
+        if before.get("hash") == digest:
             return
-        if "hash" in before:
-            earlier.append(before["hash"])
-        write_json(
-            self.folder.plan_file, {"hash": self.hash, "written": time.time(), "earlier": earlier, **self.to_json()}
-        )
+        earlier = [*before.get("earlier", []), *([before["hash"]] if "hash" in before else [])]
+        write_json(self.folder.plan_file, {"hash": digest, "written": time.time(), "earlier": earlier, **plan})
 
 
 def make_plan(overrides: list[str], while_checking: Callable[[], None] = lambda: None) -> Plan:
@@ -71,7 +74,7 @@ def make_plan(overrides: list[str], while_checking: Callable[[], None] = lambda:
     while_checking()
 
     name = base.config.name or study.name
-    folder = StudyFolder(Path(base.config.outputs).expanduser() / name)
+    folder = StudyFolder(outputs_of(base.config) / name)
     # One thread per cell: workers then do not disturb each other, and the same cell gives the same bits everywhere.
     one_thread = {a: replace(c.config, trainer=replace(c.config.trainer, threads=1)) for a, c in arms.items()}
     configs = {arm: build.resolved(config) for arm, config in one_thread.items()}
@@ -79,7 +82,7 @@ def make_plan(overrides: list[str], while_checking: Callable[[], None] = lambda:
     configs = _matched(configs, study, corpus.vocab_size)
     for arm, config in configs.items():
         try:
-            _same_text(config, corpus)
+            build.corpus_of(config)  # long enough for this arm's context
             build.model_of(config, corpus.vocab_size, "meta")
         except RequestError as error:
             raise RequestError(f"arm {arm}: {error}") from error
@@ -101,12 +104,27 @@ def make_plan(overrides: list[str], while_checking: Callable[[], None] = lambda:
     return Plan(study, folder, configs, cells, corpus)
 
 
+def outputs_of(config: RunConfig) -> Path:
+    """The outputs folder. Raises RequestError where it cannot be one."""
+    outputs = Path(config.outputs).expanduser()
+    nearest_there = next(p for p in (outputs.absolute(), *outputs.absolute().parents) if p.exists() or p.is_symlink())
+    if not nearest_there.is_dir() or not os.access(nearest_there, os.W_OK):
+        what = "is not a folder" if not nearest_there.is_dir() else "cannot be written to"
+        raise RequestError(f"outputs={config.outputs}: {nearest_there} {what}; give a folder that can be made")
+    return outputs
+
+
 def _check_request(overrides: list[str], study: StudyConfig) -> None:
     """Refuse settings that the study's arms would silently overrule, and a study without its baseline."""
     set_by_arms = {key_of(o) for arm in study.chosen for o in study.arms[arm]}
+    not_an_arms = sorted(k for k in set_by_arms if k.partition(".")[0] in NOT_AN_ARMS or k == "trainer.threads")
+    if not_an_arms:
+        raise RequestError(
+            f"an arm sets {not_an_arms[0]}: arms share text, batches, seeds and folder, or they are no pairs"
+        )
     for override in overrides:
         key = key_of(override)
-        if key in set_by_arms:
+        if any(key == k or key.startswith(f"{k}.") or k.startswith(f"{key}.") for k in set_by_arms):
             raise RequestError(
                 f"{override}: the arms of study={study.name} set {key} themselves; pick arms with study.arms=[...], or "
                 f"add one with study.arms.NAME=[{override}]"
@@ -114,7 +132,7 @@ def _check_request(overrides: list[str], study: StudyConfig) -> None:
         if key in ("seed", "init_seed") or key == "match":
             advice = "study.seeds=[0,1,2] says which seeds run" if "seed" in key else "it belongs into an arm"
             raise RequestError(f"{override}: `compare` sets {key} cell by cell; {advice}")
-        if key == "trainer.threads":
+        if key == "trainer.threads" and override.partition("=")[2] != "1":
             raise RequestError(
                 f"{override}: `compare` runs every cell on one thread; --workers says how many run at once"
             )
@@ -147,10 +165,3 @@ def _matched(configs: dict[str, RunConfig], study: StudyConfig, vocab_size: int)
         except RequestError as error:
             raise RequestError(f"arm {arm}: {error}") from error
     return result
-
-
-def _same_text(config: RunConfig, corpus: Corpus) -> None:
-    """Every arm reads the baseline's text, tokenised alike."""
-    own = build.corpus_of(config)
-    if own.summary() != corpus.summary():
-        raise RequestError("arms of one study must read the same text with the same tokenizer and split")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from mha_ablate import build
 from mha_ablate.config.compose import compose
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import StudyFolder
 from mha_ablate.study.cell import Cell
+from mha_ablate.study.plan import outputs_of
 
 DEFAULT_NAME = "train"
 
@@ -29,7 +28,7 @@ def single_cell(overrides: list[str]) -> Cell:
         arm=arm,
         seed=config.seed,
         config=config,
-        folder=StudyFolder(Path(config.outputs).expanduser() / (config.name or DEFAULT_NAME)).run(arm, config.seed),
+        folder=StudyFolder(outputs_of(config) / (config.name or DEFAULT_NAME)).run(arm, config.seed),
         text_sha256=corpus.text_sha256,
         overrides=overrides,
         choices=composed.choices,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from typing import Any
 
 import torch
 
@@ -14,8 +15,8 @@ ROUNDS = 7
 SECONDS_PER_TURN = 0.2
 
 
-def measure_steps(configs: dict[str, RunConfig]) -> dict[str, dict[str, float]]:
-    """`step_ms` and `tokens_per_s` of each arm: the median of 7 rounds in which every arm takes a turn.
+def measure_steps(configs: dict[str, RunConfig]) -> dict[str, dict[str, Any]]:
+    """`step_ms` and `tokens_per_s` of each arm: the median of 7 rounds in which every arm takes a turn, and their range.
 
     Two untimed steps warm an arm up; a turn is as many steps as fit in about 0.2 s, at least one. The order of the arms is turned
     round from one round to the next, so that a drift of the machine falls on all alike.
@@ -33,6 +34,7 @@ def measure_steps(configs: dict[str, RunConfig]) -> dict[str, dict[str, float]]:
         name: {
             "step_ms": 1000 * statistics.median(times),
             "tokens_per_s": arms[name].tokens / statistics.median(times),
+            "step_ms_range": [1000 * min(times), 1000 * max(times)],
         }
         for name, times in seconds.items()
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -23,9 +24,14 @@ class Hardware:
 
 
 def cpu_count() -> int:
-    """Cores that this process may run on."""
+    """Cores that this process may run on; a container's limit (cgroup v2) counts."""
     affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):  # no such limit, or "max"
+        return cores
 
 
 def resolve(device: str, precision: str, threads: int | None) -> Hardware:

@@ -18,7 +18,7 @@ Line = dict[str, float]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `state` is ok or diverged, `val_loss` the last one measured (nats per token)."""
+    """How a run ended: `state` is ok or diverged, `val_loss` the final one (nats per token), nan if diverged."""
 
     state: str
     step: int
@@ -102,5 +102,5 @@ def train(
             losses, last_read = [], train_s
             watch.skip()
             if not math.isfinite(train_loss):
-                return Outcome("diverged", step + 1, val_loss)
+                return Outcome("diverged", step + 1, math.nan)
     return Outcome("ok", steps, val_loss)

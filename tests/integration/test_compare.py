@@ -139,6 +139,47 @@ def test_a_killed_worker_takes_no_other_cell_with_it(small: list[str], tmp_path:
     assert set(states(folder).values()) == {"ok"}
 
 
+def test_two_at_once_on_one_study_do_not_mix(small: list[str], tmp_path: Path) -> None:
+    request = ["compare", *small, *TWO_ARMS, "trainer.steps=2000", "trainer.eval_every=2000"]
+    first = start(*request)
+    wait_for(lambda: states(tmp_path / "outputs/fc_out"))
+    second = run(*request)
+    assert second.returncode == 2, second.stderr
+    assert "another process" in second.stderr
+    assert second.stderr.count("\n") == 1
+    interrupt(first, signal.SIGINT)
+
+
+def test_a_worker_killed_before_it_wrote_a_word_leaves_a_cell_that_can_run(small: list[str], tmp_path: Path) -> None:
+    from mha_ablate.study.execute import Pool, Progress, _replace
+    from mha_ablate.study.plan import make_plan
+    from mha_ablate.study.pool import Worker
+
+    plan = make_plan([*small, "study.arms=[dense,none]", "study.seeds=1"])
+    pool = Pool(0)
+    worker = Worker(pool.inbox)
+    worker.cell, worker.ready = plan.cells[0], True
+    pool.workers.append(worker)
+    worker.process.kill()
+    worker.process.wait()
+    progress = Progress(plan.cells, 0, running={("dense", 0): {}})
+    _replace(worker, pool, progress)
+    assert progress.failures[0][0] == plan.cells[0]
+    assert states(tmp_path / "outputs/fc_out") == {"dense/seed=0": "failed"}
+    plan.cells[0].check_folder()
+    assert not plan.cells[0].is_done()
+
+
+def test_sigterm_in_the_first_moment_is_an_interruption(small: list[str]) -> None:
+    process = start("compare", *small)
+    import time
+
+    time.sleep(0.7)  # the handler stands within a tenth of a second; torch takes longer to import
+    _, err = interrupt(process, signal.SIGTERM)
+    assert process.returncode == 130
+    assert err.count("\n") == 1
+
+
 def test_a_diverged_cell_is_kept_and_shown(small: list[str]) -> None:
     request = [
         "compare",
@@ -156,11 +197,11 @@ def test_a_diverged_cell_is_kept_and_shown(small: list[str]) -> None:
     assert wild["delta"] is None
     assert wild["verdict"] == "undecided"
     assert "diverged" in wild["verdict_reason"]
-    assert "2 run(s) diverged" in report["notes"]
+    assert "2 run(s) diverged: wild/seed=0, wild/seed=1" in report["notes"]
     assert "diverged" in report["sentence"]
 
 
-def test_arms_start_alike_and_see_the_same_batches(small: list[str], tmp_path: Path) -> None:
+def test_arms_of_a_seed_start_alike(small: list[str], tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     frozen = [*small, "trainer.steps=1", "optim.lr=1e-30", "optim.weight_decay=0", "optim.min_lr=0"]

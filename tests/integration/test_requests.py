@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import SMALL, Cli
+from tests.conftest import Cli
 
 # (command line, words that the one line must hold)
 WRONG: list[tuple[list[str], list[str]]] = [
@@ -60,6 +60,15 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["compare", "study=nope"], ["study=nope", "fc_out"]),
     (["compare", "fc_out=none"], ["fc_out", "study.arms"]),
     (["compare", "seed=3"], ["study.seeds"]),
+    (["compare", "fc_out._target_=mha_ablate.model.fc_out.dense.Dense"], ["fc_out", "study.arms"]),
+    (["compare", "study.arms.x=[fc_out=none,data_seed=9]"], ["data_seed", "pairs"]),
+    (["compare", "study.arms.x=[fc_out=none,outputs=elsewhere]"], ["outputs"]),
+    (["compare", "study.arms.x=fc_out=none"], ["study.arms.x", "list"]),
+    (["compare", "study.arms=dense"], ["study.arms=[dense,none]"]),
+    (["train", "outputs=/dev/null/x"], ["/dev/null", "not a folder"]),
+    (["compare", "outputs=/dev/null"], ["/dev/null", "not a folder"]),
+    (["train", "d_model=32"], ["did you mean 'model.d_model'"]),
+    (["train", "trainer.steps=4O"], ["trainer.steps needs a whole number, not 4O"]),
     (["compare", "trainer.threads=2"], ["trainer.threads=2", "one thread", "--workers"]),
     (["compare", "study.arms.bad=[fc_out=non]"], ["arm bad", "did you mean 'none'"]),
     (["compare", "model.head_dim=48"], ["arm none", "192"]),
@@ -136,6 +145,18 @@ def test_a_folder_with_another_configuration_is_refused(cli: Cli, small: list[st
     assert cli("train", *small, "optim.lr=1e-4", "name=slow").code == 0
 
 
-def test_small_setting_is_what_the_tests_think_it_is(cli: Cli) -> None:
-    assert all("=" in setting for setting in SMALL)
-    assert cli("list", "config").code == 0
+def test_another_setting_under_the_same_arm_is_refused_even_at_another_seed(cli: Cli, small: list[str]) -> None:
+    assert cli("train", *small, "seed=0").code == 0
+    said = cli("train", *small, "seed=1", "optim.lr=1e-4")
+    assert said.code == 2
+    assert "optim.lr is 0.003 there, 0.0001 here" in said.err
+
+
+def test_a_run_that_is_being_written_is_left_alone(cli: Cli, small: list[str], tmp_path: Path) -> None:
+    from mha_ablate.run.lock import locked
+
+    with locked(tmp_path / "outputs/train/dense/seed=0"):
+        said = cli("train", *small)
+    assert said.code == 2
+    assert "another process" in said.err
+    assert cli("train", *small).code == 0

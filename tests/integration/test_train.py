@@ -22,6 +22,7 @@ def test_a_run_leaves_a_complete_folder(cli: Cli, small: list[str], tmp_path: Pa
     assert names - events == {
         "config.yaml",
         "run.json",
+        ".lock",
         "metrics.jsonl",
         "checkpoint/weights.safetensors",
         "checkpoint/checkpoint.json",

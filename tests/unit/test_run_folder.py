@@ -18,9 +18,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 from torch import nn
 
+from mha_ablate.errors import RequestError
 from mha_ablate.run.checkpoint import load_weights, save_weights
 from mha_ablate.run.events import DELTA, HPARAMS, RESULTS, rebuild
-from mha_ablate.run.folder import RunFolder, StudyFolder, is_alive, read_json, this_process, write_atomic, write_json
+from mha_ablate.run.folder import RunFolder, StudyFolder, read_json, this_process, write_atomic, write_json
+from mha_ablate.run.lock import locked
 from mha_ablate.run.record import Record
 
 
@@ -141,31 +143,21 @@ def test_this_process_is_named() -> None:
     assert this_process() == {"host": socket.gethostname(), "pid": os.getpid()}
 
 
-def test_ones_own_process_stands_in_nobodys_way() -> None:
-    assert not is_alive(this_process())
-
-
-def test_a_process_is_alive_until_it_ends() -> None:
-    command = [sys.executable, "-c", "import sys; sys.stdin.read()"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as child:
-        owner = {"host": socket.gethostname(), "pid": child.pid}
-        assert is_alive(owner)
-        assert not is_alive({**owner, "host": "elsewhere"}), "another host's process cannot be seen from here"
-        child.communicate()
-    assert not is_alive(owner)
-
-
-def test_a_process_of_somebody_else_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    def not_ours(_pid: int, _signal: int) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(os, "kill", not_ours)
-    assert is_alive({"host": socket.gethostname(), "pid": os.getpid() + 1})
-
-
-@pytest.mark.parametrize("owner", [None, {}, {"host": "elsewhere"}])
-def test_without_an_owner_nobody_is_alive(owner: dict[str, Any] | None) -> None:
-    assert not is_alive(owner)
+def test_a_locked_folder_is_refused_until_its_holder_is_gone(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib\nfrom mha_ablate.run.lock import locked\n"
+        f"with locked(pathlib.Path({str(tmp_path)!r})):\n    print('held', flush=True)\n    sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(RequestError, match="another process"), locked(tmp_path):
+            pass
+        holder.kill()
+    with locked(tmp_path):
+        assert (tmp_path / ".lock").exists()
 
 
 # --- the record and its events

@@ -410,6 +410,7 @@ def test_a_rate_that_is_far_too_high_diverges_and_says_so() -> None:
     model = gpt(block="post")
     run = Run(model, lr=1e30, steps=20, log_every=1, eval_every=100)
     assert run.outcome.state == "diverged"
+    assert math.isnan(run.outcome.val_loss)
     assert run.outcome.step < 20
 
 
