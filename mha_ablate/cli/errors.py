@@ -16,6 +16,7 @@ from typer.exceptions import TyperException
 
 from mha_ablate.errors import MhaAblateError
 
+INTERRUPTED = 130
 Signals = (KeyboardInterrupt, typer.Abort)
 
 
@@ -45,7 +46,7 @@ def _run(app: typer.Typer, args: list[str], debug: bool) -> int:
             raise
         return _say(str(error), error.exit_code)
     except Signals:
-        return _say("interrupted", 130)
+        return _say("interrupted", INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has left; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -59,6 +60,8 @@ def _run(app: typer.Typer, args: list[str], debug: bool) -> int:
         if debug:
             raise
         return _say(f"internal error, {type(error).__name__}: {error} (again with --debug to see where)", 1)
+    if code == INTERRUPTED:  # typer has turned a KeyboardInterrupt into an exit code
+        return _say("interrupted", code)
     return code if isinstance(code, int) else 0
 
 

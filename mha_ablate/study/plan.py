@@ -124,7 +124,7 @@ def _check_request(overrides: list[str], study: StudyConfig) -> None:
         )
     for override in overrides:
         key = key_of(override)
-        if any(key == k or key.startswith(f"{k}.") or k.startswith(f"{key}.") for k in set_by_arms):
+        if any(key == k or key.startswith(f"{k}.") for k in set_by_arms):
             raise RequestError(
                 f"{override}: the arms of study={study.name} set {key} themselves; pick arms with study.arms=[...], or "
                 f"add one with study.arms.NAME=[{override}]"

@@ -20,7 +20,8 @@ def essence(report: dict[str, Any]) -> dict[str, Any]:
     """A report without what is measured by the clock."""
     timed = ("step_ms", "tokens_per_s")
     arms = [{**a, "cost": {k: v for k, v in a["cost"].items() if k not in timed}} for a in report["arms"]]
-    return {**report, "arms": arms}
+    notes = [note for note in report["notes"] if not note.startswith("step times")]
+    return {**report, "arms": arms, "notes": notes}
 
 
 def test_a_study_from_nothing_to_a_report(small: list[str], tmp_path: Path) -> None:
