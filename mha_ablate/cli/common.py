@@ -68,8 +68,9 @@ def print_report(report: dict[str, Any]) -> None:
     for row in rows(report):
         table.add_row(*row[:-1], Text(row[-1], style=tints.get(row[-1].partition(" ")[0], "")))
     out = console()
-    out.print(table)
-    out.print()
+    with out.capture() as drawn:
+        out.print(table)
+    print("\n".join(line.rstrip() for line in drawn.get().splitlines()) + "\n")
     for arm in report["arms"]:
         out.print(Text(f"{arm['arm']}: {' '.join(arm['overrides'])}", style="dim"), soft_wrap=not out.is_terminal)
     out.print()

@@ -31,7 +31,7 @@ def page(report: dict[str, Any], figures: list[str], command: str) -> str:
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(report["name"])} - mha_ablate</title><style>{CSS}</style></head><body>
-<h1>What is fc_out worth? {escape(report["name"])}</h1>
+<h1>What is fc_out worth? Study {escape(report["name"])}</h1>
 <p class="quiet">{escape(_setting(report))}</p>
 <p class="answer">{escape(report["sentence"])}</p>
 {notes}
