@@ -141,7 +141,7 @@ def _cell_text(progress: Progress, arm: str, seed: int) -> Any:
         loss = line["loss/train"]
         return Text(f"> {line['step']:<4} {'nan' if loss is None else f'{loss:.2f}'}", style="cyan")
     state = progress.finished.get(key)
-    if state == "ok" or (state is None and key not in {(c.arm, c.seed) for c in progress.todo}):
+    if key in progress.losses and state in (None, "ok"):
         loss = progress.losses.get(key)
         return Text("= not finite" if loss is None else f"= {loss:.4f}", style="green")
     if state is None:
