@@ -72,6 +72,15 @@ class Pool:
         while len(self.workers) < self.size:
             self.workers.append(Worker(self.inbox))
 
+    def keep_one(self) -> Worker:
+        """Stop all but one worker, which is then alone on the machine as far as the study goes."""
+        for worker in self.workers[1:]:
+            worker.stop()
+        del self.workers[1:]
+        self.size = 1
+        self.start()
+        return self.workers[0]
+
     def stop(self) -> None:
         """Kill them all."""
         for worker in self.workers:
@@ -186,10 +195,7 @@ def _arm_hashes(plan: Plan) -> dict[str, str]:
 def measure_costs(plan: Plan, pool: Pool) -> dict[str, Any]:
     """Costs of every arm: counted, and timed by one worker with nothing beside it. Written to cost.json."""
     costs = {arm: build.counted_cost(config, plan.corpus.vocab_size) for arm, config in plan.arms.items()}
-    pool.stop()
-    pool.size = 1
-    pool.start()
-    worker = pool.workers[0]
+    worker = pool.keep_one()
     worker.ask({"kind": "time", "configs": {arm: asdict(config) for arm, config in plan.arms.items()}})
     while True:
         sender, message = pool.inbox.get()
