@@ -173,9 +173,13 @@ def test_a_worker_killed_before_it_wrote_a_word_leaves_a_cell_that_can_run(small
 
 def test_sigterm_in_the_first_moment_is_an_interruption(small: list[str]) -> None:
     process = start("compare", *small)
-    import time
 
-    time.sleep(0.7)  # the handler stands within a tenth of a second; torch takes longer to import
+    def catches_sigterm() -> bool:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt"))
+        return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+    wait_for(catches_sigterm)  # the first thing that the command does; torch is far from imported then
     _, err = interrupt(process, signal.SIGTERM)
     assert process.returncode == 130
     assert err.count("\n") == 1
