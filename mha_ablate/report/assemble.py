@@ -27,7 +27,7 @@ SETTING_KEYS = ("model", "attention", "tokenizer", "data", "optim", "trainer")
 
 
 def assemble(study: Study, *, baseline: str | None = None, margin: float | None = None) -> dict[str, Any]:
-    """The report of a study. `baseline` and `margin` fall back on the plan's, then on the first arm and 0.01.
+    """The report of a study. `baseline` and `margin` fall back on the plan's, then on the arm with the largest fc_out and on 0.01.
 
     Raises RequestError for a baseline that is not among the arms.
     """

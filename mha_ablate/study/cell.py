@@ -57,15 +57,21 @@ class Cell:
         return found.get("state") in FINISHED and found.get("config_hash") == self.hash
 
     def check_folder(self) -> None:
-        """Raise RequestError where the folder holds another configuration, or the arm's folder another setting of it."""
-        for run in (self.folder, *(RunFolder(f.parent) for f in self.folder.path.parent.glob("seed=*/run.json"))):
-            found = run.read()
-            mine = run.path == self.folder.path
-            if found and found.get("config_hash" if mine else "arm_hash") != (self.hash if mine else self.arm_hash):
-                raise RequestError(
-                    f"{run.path} holds another run ({self._difference(run)}): give this one a folder of its own with "
-                    "name=NEW_NAME, or remove the old one"
-                )
+        """Raise RequestError where the folder holds another configuration."""
+        self._refuse_unless(self.folder, "config_hash", self.hash)
+
+    def check_arm(self) -> None:
+        """Raise RequestError where a run of this arm at any seed was made with other settings."""
+        for file in sorted(self.folder.path.parent.glob("seed=*/run.json")):
+            self._refuse_unless(RunFolder(file.parent), "arm_hash", self.arm_hash)
+
+    def _refuse_unless(self, run: RunFolder, key: str, wanted: str) -> None:
+        found = run.read()
+        if found and found.get(key) != wanted:
+            raise RequestError(
+                f"{run.path} holds another run ({self._difference(run)}): give this one a folder of its own with "
+                "name=NEW_NAME, or remove the old one"
+            )
 
     def head(self) -> dict[str, Any]:
         """What run.json says of the cell before anything has happened."""

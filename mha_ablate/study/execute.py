@@ -209,7 +209,6 @@ def measure_costs(plan: Plan, pool: Pool) -> dict[str, Any]:
             break
     result = {
         "arms": _arm_hashes(plan),
-        "timed": "interleaved, alone, after warm-up",
         "costs": {arm: {**costs[arm], **message["times"][arm]} for arm in costs},
     }
     write_json(plan.folder.cost_file, result)

@@ -50,7 +50,8 @@ class Plan:
 
         A plan that differs from the one before keeps the older hashes under `earlier`.
         """
-        before = read_json(self.folder.plan_file) or {}
+        found = read_json(self.folder.plan_file)
+        before = found if isinstance(found, dict) else {}
         plan = self.to_json()
         for key in ("arms", "cells"):
             plan[key] = {**before.get(key, {}), **plan[key]}
@@ -99,6 +100,8 @@ def make_plan(overrides: list[str], while_checking: Callable[[], None] = lambda:
         for seed in study.seed_list
         for arm in configs
     ]
+    for cell in cells[: len(configs)]:  # one of each arm
+        cell.check_arm()
     for cell in cells:
         cell.check_folder()
     return Plan(study, folder, configs, cells, corpus)

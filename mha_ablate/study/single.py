@@ -33,5 +33,6 @@ def single_cell(overrides: list[str]) -> Cell:
         overrides=overrides,
         choices=composed.choices,
     )
+    cell.check_arm()
     cell.check_folder()
     return cell
