@@ -18,8 +18,8 @@ from mha_ablate.data.corpus import Corpus, load_corpus
 from mha_ablate.errors import RequestError
 from mha_ablate.model.fc_out.base import FcOut, Place
 from mha_ablate.model.gpt import GPT
-from mha_ablate.train.hardware import Hardware, resolve
-from mha_ablate.train.optimizer import FlatAdamW
+from mha_ablate.training.hardware import Hardware, resolve
+from mha_ablate.training.optimizer import FlatAdamW
 
 VARIANTS = "mha_ablate.model.fc_out."
 EXPLICIT_UP_TO = 128  # context up to which the open softmax beats the fused kernel's backward on a CPU

@@ -20,10 +20,10 @@ from mha_ablate.run.folder import FINISHED, RunFolder, this_process, write_atomi
 from mha_ablate.run.lock import locked
 from mha_ablate.run.provenance import provenance
 from mha_ablate.run.record import Record
-from mha_ablate.train.evaluate import validation_loss
-from mha_ablate.train.hardware import name_of
-from mha_ablate.train.loop import Outcome, train
-from mha_ablate.train.schedule import learning_rate
+from mha_ablate.training.evaluate import validation_loss
+from mha_ablate.training.hardware import name_of
+from mha_ablate.training.loop import Outcome, train
+from mha_ablate.training.schedule import learning_rate
 
 OnLine = Callable[[dict[str, Any]], None]
 

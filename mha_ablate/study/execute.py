@@ -15,7 +15,7 @@ from mha_ablate.run.folder import read_json, write_json
 from mha_ablate.study.cell import Cell
 from mha_ablate.study.plan import Plan
 from mha_ablate.study.pool import Worker
-from mha_ablate.train.hardware import cpu_count
+from mha_ablate.training.hardware import cpu_count
 
 
 @dataclass

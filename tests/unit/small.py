@@ -12,7 +12,7 @@ from mha_ablate.model.block import Block
 from mha_ablate.model.fc_out.base import FcOut, Place
 from mha_ablate.model.fc_out.dense import Dense
 from mha_ablate.model.gpt import GPT
-from mha_ablate.train.optimizer import FlatAdamW
+from mha_ablate.training.optimizer import FlatAdamW
 
 SIZES: dict[str, Any] = {"vocab_size": 11, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 32, "context": 8}
 

@@ -22,13 +22,13 @@ LEVEL = {
     "report": 6,
     "study": 5,
     "build": 4,
-    "train": 3,
+    "training": 3,
     **dict.fromkeys(("model", "data", "run", "cost", "stats"), 2),
     "config": 1,
     "errors": 0,
     "__init__": 0,
 }
-TAKE_PLAIN_ARGUMENTS = ("model", "data", "train", "cost", "stats", "run")
+TAKE_PLAIN_ARGUMENTS = ("model", "data", "training", "cost", "stats", "run")
 
 
 def parsed(file: Path) -> ast.Module:
@@ -128,7 +128,7 @@ def test_the_five_lowest_rooms_do_not_know_each_other() -> None:
 
 
 def test_training_knows_the_model_and_the_data_alone() -> None:
-    assert {b for a, b, _ in edges() if a == "train"} - {"train", "errors"} == {"model", "data"}
+    assert {b for a, b, _ in edges() if a == "training"} - {"training", "errors"} == {"model", "data"}
 
 
 @pytest.mark.parametrize("below", ["config", "errors", "stats"])

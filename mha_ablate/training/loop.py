@@ -11,7 +11,7 @@ import torch
 
 from mha_ablate.data.batches import TrainBatches
 from mha_ablate.model.gpt import GPT
-from mha_ablate.train.optimizer import FlatAdamW
+from mha_ablate.training.optimizer import FlatAdamW
 
 Line = dict[str, float]
 

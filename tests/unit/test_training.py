@@ -21,11 +21,11 @@ from mha_ablate.data.tokenizers import Tokens
 from mha_ablate.model.fc_out.dense import Dense
 from mha_ablate.model.fc_out.none import NoProjection
 from mha_ablate.model.gpt import GPT
-from mha_ablate.train import evaluate
-from mha_ablate.train.evaluate import validation_loss
-from mha_ablate.train.loop import Line, Outcome, train
-from mha_ablate.train.optimizer import FlatAdamW
-from mha_ablate.train.schedule import learning_rate
+from mha_ablate.training import evaluate
+from mha_ablate.training.evaluate import validation_loss
+from mha_ablate.training.loop import Line, Outcome, train
+from mha_ablate.training.optimizer import FlatAdamW
+from mha_ablate.training.schedule import learning_rate
 from tests.unit.small import adamw, gpt, ids_of
 
 CPU = torch.device("cpu")
