@@ -1,4 +1,4 @@
-"""The one place that turns a configuration into objects."""
+"""The one place that turns a configuration into models, optimizers and batches; `corpora` turns it into text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from mha_ablate.config.schema import RunConfig
 from mha_ablate.cost.count import PeakMemory, forward_flops, parameters
 from mha_ablate.data.batches import TrainBatches
-from mha_ablate.data.corpus import Corpus, load_corpus
+from mha_ablate.data.corpus import Corpus
 from mha_ablate.errors import RequestError
 from mha_ablate.model.fc_out.base import FcOut, Place
 from mha_ablate.model.gpt import GPT
@@ -41,15 +41,6 @@ def hardware_of(config: RunConfig) -> Hardware:
     """Device, precision and threads. Raises RequestError for a GPU that is not there."""
     try:
         return resolve(config.trainer.device, config.trainer.precision, config.trainer.threads)
-    except ValueError as error:
-        raise RequestError(str(error)) from error
-
-
-def corpus_of(config: RunConfig) -> Corpus:
-    """The text, split and tokenised. Raises RequestError for text that cannot be used."""
-    data = config.data
-    try:
-        return load_corpus(data.source, data.path, data.split, config.tokenizer.kind, config.model.context)
     except ValueError as error:
         raise RequestError(str(error)) from error
 

@@ -59,7 +59,7 @@ def print_report(report: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from mha_ablate.report.tables import COLUMNS, rows
+    from mha_ablate.report.tables import COLUMNS, bits_line, rows
 
     tints = {"costs": "red", "helps": "green", "equivalent": "cyan", "undecided": "yellow", "baseline": "dim"}
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
@@ -73,6 +73,8 @@ def print_report(report: dict[str, Any]) -> None:
     print("\n".join(line.rstrip() for line in drawn.get().splitlines()) + "\n")
     for arm in report["arms"]:
         out.print(Text(f"{arm['arm']}: {' '.join(arm['overrides'])}", style="dim"), soft_wrap=not out.is_terminal)
+    if bits := bits_line(report):
+        out.print(Text(f"\n{bits}", style="dim"), soft_wrap=not out.is_terminal)
     out.print()
     out.print(Text(report["sentence"], style="bold"), soft_wrap=not out.is_terminal)
     for note in report["notes"]:

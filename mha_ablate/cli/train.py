@@ -53,12 +53,17 @@ def train(settings: Settings = None, as_json: Json = False) -> None:
 
 
 def _print(run: dict, folder: str, group: str) -> None:
+    import math
+
     from mha_ablate.cli.common import command_line
     from mha_ablate.cli.live import duration, thousands
     from mha_ablate.report.tables import si
 
     result, cost = run["result"], run["cost"]
-    loss = "not finite" if result["val_loss"] is None else f"{result['val_loss']:.4f} nats per token"
+    text = run["text"]
+    bits = result["val_loss"] and result["val_loss"] * text["val_tokens"] / text["val_bytes"] / math.log(2)
+    as_bits = f", {bits:.4f} bits per byte" if bits and text["val_tokens"] != text["val_bytes"] else ""
+    loss = "not finite" if result["val_loss"] is None else f"{result['val_loss']:.4f} nats per token{as_bits}"
     print(f"validation loss {loss} after {result['step']} steps")
     print(
         f"{si(cost['params'])} parameters ({si(cost['params_fc_out'])} in fc_out), {si(cost['flops_per_token'])} FLOPs a token, "

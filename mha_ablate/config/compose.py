@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from mha_ablate.config.paths import CONFIG, configs_dir
-from mha_ablate.config.schema import RunConfig
+from mha_ablate.config.schema import DataConfig, HubConfig, RunConfig
 from mha_ablate.errors import RequestError, nearest
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
-FREE_TEXT = ("data.path", "outputs", "name")  # values that may hold anything a file name may hold
+HUB_TEXT = tuple(f"data.hub.{key}" for key in ("name", "config", "revision", "column", "join"))
+FREE_TEXT = ("data.path", "data.sha256", "data.licence", *HUB_TEXT, "outputs", "name")  # values that may hold anything
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,14 @@ def from_plain(plain: dict[Any, Any]) -> RunConfig:
 
     try:
         schema = OmegaConf.structured(RunConfig)
-        for node in (schema, *(n for k in schema if (n := schema._get_node(k)) is not None)):  # pyright: ignore
-            node._set_flag("readonly", False)  # frozen dataclasses arrive locked; the merge has to fill them
+        _unlock(schema)
+        if isinstance(plain.get("data"), dict) and (hub := plain["data"].get("hub")) is not None:
+            if not isinstance(hub, dict):
+                raise RequestError(f"data.hub={hub}: give its keys, such as data.hub.name=OWNER/NAME with data=hub")
+            schema.data = OmegaConf.structured(DataConfig)
+            _unlock(schema.data)
+            schema.data.hub = OmegaConf.structured(HubConfig)
+            _unlock(schema.data.hub)
         merged = OmegaConf.merge(schema, _literal_strings(plain))
         missing = OmegaConf.missing_keys(merged)
         if missing:
@@ -148,6 +155,12 @@ def from_plain(plain: dict[Any, Any]) -> RunConfig:
         raise RequestError(_explain(error)) from error
     assert isinstance(config, RunConfig)
     return config
+
+
+def _unlock(node: Any) -> None:
+    """Frozen dataclasses arrive locked; the merge has to fill them."""
+    for inner in (node, *(n for key in node if (n := node._get_node(key)) is not None)):
+        inner._set_flag("readonly", False)
 
 
 def _literal_strings(plain: Any) -> Any:
@@ -163,13 +176,17 @@ def known_keys() -> list[str]:
     import dataclasses
     import typing
 
-    keys: list[str] = []
-    hints = typing.get_type_hints(RunConfig)
-    for field in dataclasses.fields(RunConfig):
-        keys.append(field.name)
-        if dataclasses.is_dataclass(hints[field.name]):
-            keys += [f"{field.name}.{inner.name}" for inner in dataclasses.fields(hints[field.name])]
-    return [k for k in keys if k != "study.pick"]
+    def below(kind: Any, prefix: str) -> list[str]:
+        keys: list[str] = []
+        hints = typing.get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            keys.append(prefix + field.name)
+            for inner in (hints[field.name], *typing.get_args(hints[field.name])):
+                if dataclasses.is_dataclass(inner):
+                    keys += below(inner, f"{prefix}{field.name}.")
+        return keys
+
+    return [k for k in below(RunConfig, "") if k != "study.pick"]
 
 
 def _explain(error: Exception) -> str:

@@ -101,20 +101,47 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class HubConfig:
+    """A data set of the Hugging Face Hub: what of it is text, and in what order."""
+
+    name: str | None
+    config: str | None
+    revision: str | None
+    splits: list[str] | None
+    column: str
+    join: str
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("data=hub needs data.hub.name=OWNER/NAME, a data set of the Hub")
+        if self.splits is not None and (not self.splits or len(set(self.splits)) < len(self.splits)):
+            raise ValueError(f"data.hub.splits={self.splits} must name at least one split, and none twice")
+
+
+@dataclass(frozen=True)
 class DataConfig:
-    """Which text, and how it is split into training and validation."""
+    """Which text, how much of it, and how it is split into training and validation."""
 
     source: str
     path: str | None
+    hub: HubConfig | None
     split: str
+    max_chars: int | None
+    sha256: str | None
+    licence: str | None
 
     def __post_init__(self) -> None:
-        one_of("data.source", self.source, ("python_docs", "text"))
-        one_of("data.split", self.split, ("tail", "blocks"))
+        one_of("data.source", self.source, ("python_docs", "text", "hub"))
+        one_of("data.split", self.split, ("auto", "own", "blocks", "tail"))
+        at_least("data.max_chars", self.max_chars, 1)
         if self.source == "text" and not self.path:
             raise ValueError("data=text needs data.path=FILE, a folder or a quoted glob of UTF-8 text")
         if self.source != "text" and self.path is not None:
             raise ValueError(f"data.path={self.path} is read by data=text alone: add data=text")
+        if (self.source == "hub") != (self.hub is not None):
+            raise ValueError(
+                "data.hub is read by data sets of the Hub alone: choose one, or data=hub data.hub.name=OWNER/NAME"
+            )
 
 
 @dataclass(frozen=True)
@@ -122,9 +149,18 @@ class TokenizerConfig:
     """How text becomes tokens."""
 
     kind: str
+    vocab_size: int | None
 
     def __post_init__(self) -> None:
-        one_of("tokenizer.kind", self.kind, ("char", "byte"))
+        one_of("tokenizer.kind", self.kind, ("char", "byte", "bpe"))
+        if self.kind == "bpe" and self.vocab_size is None:
+            raise ValueError("tokenizer=bpe needs tokenizer.vocab_size, such as 1024")
+        if self.kind != "bpe" and self.vocab_size is not None:
+            raise ValueError(
+                f"tokenizer.vocab_size={self.vocab_size} is for tokenizer=bpe alone; {self.kind} has no choice"
+            )
+        at_least("tokenizer.vocab_size", self.vocab_size, 256)
+        at_most("tokenizer.vocab_size", self.vocab_size, 2**16)
 
 
 @dataclass(frozen=True)
@@ -269,21 +305,20 @@ class RunConfig:
         fall_back = (self.init_seed, self.data_seed)
         return tuple(self.seed if s is None else s for s in fall_back)  # pyright: ignore[reportReturnType]
 
-    def identity(self, text_sha256: str) -> dict[str, Any]:
+    def identity(self, text: dict[str, Any]) -> dict[str, Any]:
         """What decides the result of the run, and nothing else: no folder, no name, no study around it.
 
-        The text counts by its content, wherever it lies.
+        `text` identifies the tokens (`Corpus.identity`), wherever they come from.
         """
         whole = asdict(self)
-        for key in ("study", "outputs", "name", "seed", "match"):
+        for key in ("study", "outputs", "name", "seed", "match", "data", "tokenizer"):
             del whole[key]
-        del whole["data"]["path"], whole["data"]["source"]
         whole["init_seed"], whole["data_seed"] = self.seeds
         whole["model"]["d_ff"], whole["model"]["head_dim"] = self.model.width_of_mlp, self.model.width_of_head
         whole["optim"]["min_lr"] = self.optim.final_lr
         scale = self.attention.branch_scale
         whole["attention"]["branch_scale"] = scale if isinstance(scale, str) else float(scale)
-        whole["text_sha256"] = text_sha256
+        whole["text"] = text
         return whole
 
 

@@ -1,36 +1,48 @@
-"""Text, split and tokenised: what training and validation read. Token arrays are cached by content."""
+"""Text, split and tokenised: what training and validation read. Token arrays are cached by content and memory-mapped."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-import tempfile
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mha_ablate.data.sources import Text, load_text
-from mha_ablate.data.tokenizers import Tokenizer, Tokens, build_tokenizer, tokenizer_from, tokenizer_state
+from mha_ablate.data import tokenizers
+from mha_ablate.data.cache import place_of, written
+from mha_ablate.data.sources import Source, open_text
+from mha_ablate.data.text import Survey, Text, Watch, split_pieces, survey, unwatched
+from mha_ablate.data.tokenizers import Tokenizer, Tokens, cut_between_words, evenly, tokenizer_sha256
 
-BLOCK, EVERY = 4096, 10  # split=blocks: of every 10 blocks of 4,096 characters the last one validates
+SAMPLE = 2_000_000  # characters that BPE is trained on; whole texts without spaces take 200 bytes of memory for each
+SPLITS = ("train", "val")
+IDENTITY = ("sha256", "split", "parts", "tokenizer_sha256")  # of tokens; runs that differ here are never compared
+NAMES = ("name", "licence", "revision")
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """Token arrays of both splits, and what identifies them."""
+    """Token arrays of both splits, and what is known about them."""
 
     name: str
-    text_sha256: str
+    sha256: str
     split: str
+    parts: list[int]
     tokenizer: Tokenizer
     train: Tokens
     val: Tokens
     characters: int
+    bytes: int
+    train_characters: int
+    train_bytes: int
+    val_characters: int
     val_bytes: int
+    unseen: dict[str, int]
+    licence: str | None = None
+    revision: str | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -42,119 +54,217 @@ class Corpus:
         """Factor from nats per token to bits per byte of UTF-8, over the validation split."""
         return len(self.val) / self.val_bytes / float(np.log(2))
 
-    def summary(self) -> dict[str, object]:
-        """What a manifest says of the text."""
-        state = json.dumps(tokenizer_state(self.tokenizer), sort_keys=True)
+    @property
+    def reference(self) -> dict[str, Any]:
+        """What finds exactly these tokens again: their identity, and what the text is called."""
         return {
             "name": self.name,
-            "sha256": self.text_sha256,
-            "characters": self.characters,
+            "licence": self.licence,
+            "revision": self.revision,
+            "sha256": self.sha256,
             "split": self.split,
+            "parts": self.parts if self.split == "own" else None,
+            "tokenizer_sha256": tokenizer_sha256(self.tokenizer),
+        }
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the tokens are made from."""
+        return {key: self.reference[key] for key in IDENTITY}
+
+    def unseen_words(self) -> str:
+        """What `unseen_words` says of this corpus."""
+        return unseen_words(self.summary())
+
+    def summary(self) -> dict[str, Any]:
+        """What a manifest says of the text."""
+        return {
+            **self.reference,
+            "characters": self.characters,
+            "bytes": self.bytes,
+            "train_characters": self.train_characters,
+            "train_bytes": self.train_bytes,
             "train_tokens": len(self.train),
+            "val_characters": self.val_characters,
+            "val_bytes": self.val_bytes,
             "val_tokens": len(self.val),
+            "tokenizer": self.tokenizer.state["kind"],
             "vocab_size": self.vocab_size,
-            "tokenizer": tokenizer_state(self.tokenizer)["kind"],
-            "tokenizer_sha256": hashlib.sha256(state.encode()).hexdigest(),
+            "unseen": self.unseen,
         }
 
 
-def split_text(text: str, split: str) -> tuple[str, str]:
-    """(training, validation) text. `tail`: the last tenth validates, as nanoGPT's data script cuts.
-
-    `blocks`: every 10th block of 4,096 characters validates, so that both splits have the same mix of subjects.
-    A text of fewer than 10 blocks is cut into blocks of a tenth of its length.
-    """
-    if split == "tail":
-        cut = int(len(text) * 0.9)
-        return text[:cut], text[cut:]
-    size = BLOCK if len(text) >= BLOCK * EVERY else max(1, len(text) // EVERY)
-    blocks = [text[i : i + size] for i in range(0, len(text), size)]
-    validates = [i % EVERY == EVERY - 1 for i in range(len(blocks))]
-    pairs = list(zip(blocks, validates, strict=True))
-    return "".join(b for b, v in pairs if not v), "".join(b for b, v in pairs if v)
-
-
-@lru_cache(maxsize=4)
-def load_corpus(source: str, path: str | None, split: str, tokenizer: str, context: int) -> Corpus:
-    """Read, split and tokenise a text (or take its token arrays from the cache).
-
-    Raises ValueError where the text is empty or a split is shorter than one window of `context` tokens and its target.
-    """
-    text = load_text(source, path)
-    cached = _from_cache(text, split, tokenizer)
-    corpus = cached or _prepare(text, split, tokenizer)
-    for which, tokens in (("training", corpus.train), ("validation", corpus.val)):
-        if len(tokens) < context + 1:
-            raise ValueError(
-                f"the text of data={source} ({text.name}) is too short: its {which} split has {len(tokens)} tokens, and one window "
-                f"needs model.context + 1 = {context + 1}; use a longer text or a smaller model.context"
-            )
-    if cached is None:
-        _to_cache(corpus)
-    return corpus
-
-
-def _prepare(text: Text, split: str, kind: str) -> Corpus:
-    train, val = split_text(text.content, split)
-    tokenizer = build_tokenizer(kind, text.content)
-    return Corpus(
-        text.name,
-        text.sha256,
-        split,
-        tokenizer,
-        tokenizer.encode(train),
-        tokenizer.encode(val),
-        len(text.content),
-        len(val.encode()),
+def unseen_words(summary: dict[str, Any]) -> str:
+    """What validation has and training lacks, in words; empty where there is nothing of that kind."""
+    found = summary.get("unseen") or {}
+    if not found.get("distinct"):
+        return ""
+    kinds = {"char": "character", "byte": "byte", "bpe": "token"}
+    what = kinds.get(summary["tokenizer"], "token") + ("s" if found["distinct"] > 1 else "")
+    share = found["tokens"] / max(1, summary["val_tokens"])
+    return (
+        f"{found['distinct']:,} {what} of the validation text ({found['tokens']:,} times, {share:.2%} of it) never occur in "
+        "training: they are in the vocabulary, are predicted without having been learnt, and count in the loss"
     )
 
 
-def cache_dir() -> Path:
-    """Where token arrays are kept: $MHA_ABLATE_CACHE, or mha_ablate below the user's cache folder."""
-    own = os.environ.get("MHA_ABLATE_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mha_ablate"
+@dataclass(frozen=True)
+class Request:
+    """Which text, how it is split, and how it is tokenised. `watch` hears of progress."""
+
+    source: Source
+    split: str
+    kind: str
+    vocab_size: int | None
+    watch: Watch = field(default=unwatched, compare=False)
+
+    def place(self, sha256: str, split: str, parts: list[int] | None) -> Path:
+        """Where the tokens of a text are kept."""
+        what = {"sha256": sha256, "split": split, "parts": parts, "kind": self.kind, "vocab_size": self.vocab_size}
+        return place_of("tokens", what)
 
 
-def _cache_folder(text_sha256: str, split: str, kind: str) -> Path:
-    return cache_dir() / "tokens" / f"{text_sha256[:32]}-{split}-{kind}-1"
+def load_corpus(request: Request, *, context: int | None, known: dict[str, Any] | None = None) -> Corpus:
+    """Read, split and tokenise a text, or take its tokens from the cache.
+
+    `known` is the `Corpus.reference` that is meant: its tokens are taken from the cache without reading the text again.
+    Raises ValueError where the text cannot be used: empty, not the one that is known, or a split shorter than one
+    window of `context` tokens and its target (None: any length will do).
+    """
+    corpus = known and _cached(request, known["sha256"], known["split"], known["parts"], {k: known[k] for k in NAMES})
+    corpus = corpus or _read(request, request.source.stamp())
+    if known and any(corpus.reference[k] != known[k] for k in IDENTITY):
+        raise ValueError("the text changed since this run was planned: run it again under another name=")
+    for which, tokens in (("training", corpus.train), ("validation", corpus.val)):
+        if context is not None and len(tokens) < context + 1:
+            raise ValueError(
+                f"the text of {request.source.label} ({corpus.name}) is too short: its {which} split has {len(tokens)} tokens, "
+                f"and one window needs model.context + 1 = {context + 1}; use a longer text or a smaller model.context"
+            )
+    return corpus
 
 
-def _from_cache(text: Text, split: str, kind: str) -> Corpus | None:
-    """The cached arrays of exactly this text, memory-mapped; None where there are none that can be read."""
-    folder = _cache_folder(text.sha256, split, kind)
-    try:
-        meta = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
-        train, val = (np.load(folder / f"{s}.npy", mmap_mode="r") for s in ("train", "val"))
-        tokenizer = tokenizer_from(meta["tokenizer"])
-        sound = meta["sha256"] == text.sha256 and (len(train), len(val)) == (meta["train"], meta["val"])
-        if not sound:
-            return None
-        return Corpus(text.name, text.sha256, split, tokenizer, train, val, meta["characters"], meta["val_bytes"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
-        return None
+@lru_cache(maxsize=4)
+def _read(request: Request, stamp: tuple[Any, ...]) -> Corpus:  # noqa: ARG001
+    """The corpus of a text that has to be read. `stamp` makes a changed file another request."""
+    text = open_text(request.source, request.watch)
+    found = survey(text, request.watch)
+    request.source.check(found)
+    split = _split(request.split, text, request.source.label)
+    about = {name: getattr(text, name) for name in NAMES}
+    parts = list(found.parts) if split == "own" else None
+    if cached := _cached(request, found.sha256, split, parts, about):
+        return cached
+    return written(
+        request.place(found.sha256, split, parts),
+        lambda folder: _tokenise(folder, text, found, split, request),
+        lambda folder: _open(folder, about),
+    )
 
 
-def _to_cache(corpus: Corpus) -> None:
-    """Write the arrays into a temporary folder and rename it. A cache that cannot be written is no reason to stop."""
-    folder = _cache_folder(corpus.text_sha256, corpus.split, tokenizer_state(corpus.tokenizer)["kind"])
-    meta = {
-        "sha256": corpus.text_sha256,
-        "tokenizer": tokenizer_state(corpus.tokenizer),
-        "train": len(corpus.train),
-        "val": len(corpus.val),
-        "characters": corpus.characters,
-        "val_bytes": corpus.val_bytes,
+def _split(split: str, text: Text, label: str) -> str:
+    """`auto` decided, `own` checked."""
+    if split == "auto":
+        return "own" if len(text.parts) > 1 else "blocks"
+    if split == "own" and len(text.parts) < 2:
+        raise ValueError(f"{label} has no validation split of its own: use data.split=blocks or tail")
+    return split
+
+
+def _tokenise(folder: Path, text: Text, found: Survey, split: str, request: Request) -> None:
+    """Fill a folder: train.bin, val.bin (ids, one after another), tokenizer.json, corpus.json."""
+
+    def training() -> Iterator[str]:
+        return (piece for which, piece in split_pieces(text, found, split) if which == 0)
+
+    tokenizer = _tokenizer(request, found, training, split)
+    encoded = [_Encoded(folder / f"{name}.bin", tokenizer) for name in SPLITS]
+    done, total = 0, sum(found.parts[:2]) if split == "own" else found.characters
+    for which, piece in split_pieces(text, found, split):
+        encoded[which].take(piece)
+        done += len(piece)
+        request.watch(f"tokenising {text.name}", done, total)
+    for one in encoded:
+        one.close()
+    train, val = encoded
+    strange = (val.counts > 0) & (train.counts == 0)
+    about = {
+        **asdict(found),
+        "split": split,
+        "parts": list(found.parts),
+        "characters": found.characters,
+        "unseen": {"distinct": int(strange.sum()), "tokens": int(val.counts[strange].sum())},
+        **{f"{n}_{k}": v for n, e in zip(SPLITS, encoded, strict=True) for k, v in e.sizes.items()},
     }
-    scratch = None
+    del about["alphabet"]
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer.state), encoding="utf-8")
+    (folder / "corpus.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
+
+
+def _tokenizer(request: Request, found: Survey, training: Callable[[], Iterator[str]], split: str) -> Tokenizer:
+    """The tokenizer of a text. Characters are taken from all of it, merges are learnt from the training split alone."""
+    if request.kind == "char":
+        return tokenizers.CharTokenizer(found.alphabet)
+    if request.kind == "byte":
+        return tokenizers.ByteTokenizer()
+    request.watch("training the tokenizer", 0, None)
+    length = found.parts[0] if split == "own" else found.characters * 9 // 10
+    return tokenizers.BpeTokenizer.trained_on(evenly(training(), length, SAMPLE), request.vocab_size or 0)
+
+
+class _Encoded:
+    """The ids of one split, written as the text comes in; counted on the way."""
+
+    def __init__(self, file: Path, tokenizer: Tokenizer) -> None:
+        self.stream, self.tokenizer, self.held = file.open("wb"), tokenizer, ""
+        self.counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
+        self.sizes = {"characters": 0, "bytes": 0, "tokens": 0}
+
+    def take(self, piece: str) -> None:
+        """Encode what is long enough to be cut between words; keep the rest for later."""
+        self.sizes["characters"] += len(piece)
+        self.sizes["bytes"] += len(piece.encode())
+        self.held += piece
+        if len(self.held) > CHUNK:
+            *whole, self.held = cut_between_words([self.held], CHUNK // 2)
+            for chunk in whole:
+                self._write(chunk)
+
+    def _write(self, chunk: str) -> None:
+        ids = self.tokenizer.encode(chunk)
+        self.counts += np.bincount(ids, minlength=len(self.counts))
+        self.sizes["tokens"] += len(ids)
+        ids.tofile(self.stream)
+
+    def close(self) -> None:
+        """Encode the rest."""
+        self._write(self.held)
+        self.stream.close()
+
+
+CHUNK = 1 << 18
+
+
+def _cached(request: Request, sha256: str, split: str, parts: list[int] | None, about: dict[str, Any]) -> Corpus | None:
+    """The kept tokens of exactly this text; None where there are none that can be read."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".writing-"))
-        np.save(scratch / "train.npy", corpus.train)
-        np.save(scratch / "val.npy", corpus.val)
-        (scratch / "corpus.json").write_text(json.dumps(meta), encoding="utf-8")
-        if folder.exists():  # there, but not readable as a cache: replace it
-            shutil.rmtree(folder, ignore_errors=True)
-        scratch.replace(folder)
-    except OSError:
-        if scratch is not None:
-            shutil.rmtree(scratch, ignore_errors=True)
+        found = _open(request.place(sha256, split, parts), about)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if found.sha256 == sha256 else None
+
+
+def _open(folder: Path, about: dict[str, Any]) -> Corpus:
+    """The corpus in a folder that `_tokenise` filled; ids stay on disk and are mapped."""
+    known = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+    tokenizer = tokenizers.tokenizer_from(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")))
+    dtype = tokenizers.smallest_dtype(tokenizer.vocab_size)
+    train, val = (_mapped(folder / f"{name}.bin", dtype) for name in SPLITS)
+    if (len(train), len(val)) != (known.pop("train_tokens"), known.pop("val_tokens")):
+        raise ValueError(f"{folder} is not whole")
+    return Corpus(**known, **about, tokenizer=tokenizer, train=train, val=val)
+
+
+def _mapped(file: Path, dtype: Any) -> Tokens:
+    """The ids in a file. An empty file cannot be mapped."""
+    return np.memmap(file, dtype=dtype, mode="r") if file.stat().st_size else np.zeros(0, dtype=dtype)

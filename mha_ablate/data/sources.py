@@ -1,33 +1,61 @@
-"""Where text comes from. A source returns one string and a name; splitting and tokenising happen elsewhere."""
+"""Where text comes from: Python's own documentation, local files, the Hub. Splitting and tokenising happen elsewhere."""
 
 from __future__ import annotations
 
 import glob
-import hashlib
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from mha_ablate.data.hub import HubData, hub_text
+from mha_ablate.data.text import Survey, Text, Watch, limited, unwatched
 
 TYPOGRAPHY = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0x2014: "-", 0x2026: "...", 0xA0: " "}
 
 
 @dataclass(frozen=True)
-class Text:
-    """A text, what it is called, and what identifies it."""
+class Source:
+    """Where a text is to be had, and how much of it."""
 
-    name: str
-    content: str
+    kind: str  # python_docs | text | hub
+    path: str | None = None
+    hub: HubData | None = None
+    max_chars: int | None = None
+    sha256: str | None = None
+    licence: str | None = None
 
     @property
-    def sha256(self) -> str:
-        """SHA-256 of the text as UTF-8."""
-        return hashlib.sha256(self.content.encode()).hexdigest()
+    def label(self) -> str:
+        """What the user wrote to get it."""
+        if self.hub is not None:
+            return f"data.hub.name={self.hub.name}"
+        return f"data.path={self.path}" if self.path else f"data={self.kind}"
+
+    def stamp(self) -> tuple[Any, ...]:
+        """Times and sizes of local files: what changes when they do."""
+        if self.kind != "text":
+            return ()
+        files = [(file, file.stat()) for file in find_files(self.path or "")]
+        return tuple((str(file), found.st_mtime_ns, found.st_size) for file, found in files)
+
+    def check(self, found: Survey) -> None:
+        """Raise ValueError where the text is not the one that data.sha256 promises. A text cut by max_chars cannot be checked."""
+        if self.sha256 and self.max_chars is None and found.sha256 != self.sha256:
+            raise ValueError(
+                f"{self.label}: the text has sha256 {found.sha256}, not data.sha256={self.sha256}: it is another text; "
+                "data.sha256=null takes it as it is"
+            )
 
 
-def load_text(source: str, path: str | None) -> Text:
-    """The text of a source. Raises ValueError, in one line, for what cannot be read."""
-    return python_docs() if source == "python_docs" else text_files(path or "")
+def open_text(source: Source, watch: Watch = unwatched) -> Text:
+    """The text of a source. Raises ValueError, in one line, for what cannot be had."""
+    if source.hub is not None:
+        return hub_text(source.hub, source.max_chars, source.licence, watch)
+    text = python_docs() if source.kind == "python_docs" else text_files(source.path or "")
+    return limited(replace(text, licence=source.licence), source.max_chars)
 
 
 def python_docs() -> Text:
@@ -51,21 +79,26 @@ def python_docs() -> Text:
             if words and words not in seen:
                 seen.add(words)
                 kept.append(paragraph.rstrip())
-    return Text("python_docs", "\n\n".join(kept))
+    content = "\n\n".join(kept)
+    return Text("python_docs", (lambda: iter([content]),))
 
 
 def text_files(path: str) -> Text:
-    """UTF-8 text from a file, every file below a folder, or a glob, through `datasets`; files joined by a line break.
+    """UTF-8 text from a file, every file below a folder, or a glob, streamed by `datasets`; files joined by a line break.
 
     Line ends become `\\n`; a byte order mark at the start of a file is left out. Raises ValueError where
     nothing is found or a file is not UTF-8.
     """
-    from mha_ablate.data.plain_files import documents
-
     files = find_files(path)
     for file in files:
         _check_utf8(file)
-    return Text(Path(path).name or path, "\n".join(documents(files)))
+
+    def part() -> Iterator[str]:
+        from mha_ablate.data.plain_files import pieces
+
+        return pieces(files)
+
+    return Text(Path(path).name or path, (part,))
 
 
 def find_files(path: str) -> list[Path]:

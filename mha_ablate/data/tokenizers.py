@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    import tokenizers
+
 Tokens = NDArray[np.uint8] | NDArray[np.uint16] | NDArray[np.uint32]
+BYTES = 256  # the smallest BPE vocabulary: every byte, so that no text is unknown
 
 
 def code_points(text: str) -> NDArray[np.uint32]:
@@ -36,6 +45,11 @@ class CharTokenizer:
         """Number of distinct ids."""
         return len(self.characters)
 
+    @property
+    def state(self) -> dict[str, str]:
+        """What restores it, as JSON."""
+        return {"kind": "char", "characters": self.characters}
+
     def encode(self, text: str) -> Tokens:
         """Ids of a text, `[characters]`. Raises ValueError for a character outside the vocabulary."""
         known, wanted = code_points(self.characters), code_points(text)
@@ -58,7 +72,12 @@ class ByteTokenizer:
     @property
     def vocab_size(self) -> int:
         """Always 256."""
-        return 256
+        return BYTES
+
+    @property
+    def state(self) -> dict[str, str]:
+        """What restores it, as JSON."""
+        return {"kind": "byte"}
 
     def encode(self, text: str) -> Tokens:
         """Ids of a text, `[bytes]`."""
@@ -69,21 +88,113 @@ class ByteTokenizer:
         return np.asarray(ids, dtype=np.uint8).tobytes().decode(errors="replace")
 
 
-Tokenizer = CharTokenizer | ByteTokenizer
+@dataclass(frozen=True)
+class BpeTokenizer:
+    """Byte-level byte-pair encoding (Sennrich et al. 2016; bytes as in GPT-2) by the `tokenizers` library.
+
+    `definition` is that library's own JSON: `tokenizers.Tokenizer.from_str` reads it.
+    """
+
+    definition: str
+
+    @classmethod
+    def trained_on(cls, text: Iterator[str], vocab_size: int) -> BpeTokenizer:
+        """Learn merges until there are `vocab_size` tokens, or none is left to learn. The same text gives the same tokenizer."""
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            special_tokens=[],
+            show_progress=False,
+        )
+        library = Tokenizer(models.BPE())
+        library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)  # pyright: ignore
+        library.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+        library.train_from_iterator(text, trainer)
+        return cls(library.to_str())
+
+    @cached_property
+    def library(self) -> tokenizers.Tokenizer:
+        """The tokenizer itself."""
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_str(self.definition)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of distinct ids."""
+        return self.library.get_vocab_size()
+
+    @property
+    def state(self) -> dict[str, str]:
+        """What restores it, as JSON."""
+        return {"kind": "bpe", "definition": self.definition}
+
+    def encode(self, text: str) -> Tokens:
+        """Ids of a text. Long text is cut where no token could reach across, and its pieces are encoded in parallel."""
+        pieces = list(cut_between_words([text], 1 << 15))
+        ids = [found.ids for found in self.library.encode_batch_fast(pieces)]
+        return np.fromiter((i for piece in ids for i in piece), smallest_dtype(self.vocab_size))
+
+    def decode(self, ids: Tokens) -> str:
+        """The text of ids; bytes that are no UTF-8 become the replacement character."""
+        return self.library.decode([int(i) for i in ids])
 
 
-def build_tokenizer(kind: str, text: str) -> Tokenizer:
-    """The tokenizer of a kind for a text."""
-    return CharTokenizer.of(text) if kind == "char" else ByteTokenizer()
+Tokenizer = CharTokenizer | ByteTokenizer | BpeTokenizer
 
 
-def tokenizer_state(tokenizer: Tokenizer) -> dict[str, str]:
-    """What restores a tokenizer, as JSON."""
-    if isinstance(tokenizer, CharTokenizer):
-        return {"kind": "char", "characters": tokenizer.characters}
-    return {"kind": "byte"}
+def tokenizer_from(state: dict[str, Any]) -> Tokenizer:
+    """The tokenizer that `state` describes. Raises KeyError or ValueError for what is none."""
+    if state["kind"] == "char":
+        return CharTokenizer(state["characters"])
+    if state["kind"] == "bpe":
+        return BpeTokenizer(state["definition"])
+    return ByteTokenizer()
 
 
-def tokenizer_from(state: dict[str, str]) -> Tokenizer:
-    """The tokenizer that `tokenizer_state` described."""
-    return CharTokenizer(state["characters"]) if state["kind"] == "char" else ByteTokenizer()
+def tokenizer_sha256(tokenizer: Tokenizer) -> str:
+    """SHA-256 of what restores it."""
+    return hashlib.sha256(json.dumps(tokenizer.state, sort_keys=True).encode()).hexdigest()
+
+
+def cut_between_words(pieces: Iterator[str] | list[str], size: int) -> Iterator[str]:
+    """The same text in pieces of about `size` characters, each cut before white space that follows a visible character.
+
+    GPT-2's pre-tokenizer never joins across such a place, so the pieces encode to what the whole would. Text without any
+    (4 x `size` characters) is cut where it is.
+    """
+    held = ""
+    for piece in pieces:
+        held += piece
+        while len(held) > size:
+            cut = _last_gap(held, size) or (size if len(held) >= 4 * size else 0)
+            if not cut:
+                break
+            yield held[:cut]
+            held = held[cut:]
+    if held:
+        yield held
+
+
+def _last_gap(text: str, start: int) -> int:
+    """The first place at or after `start` where white space follows a visible character, or else the last one before; 0 if none."""
+    for i in range(start, len(text)):
+        if text[i].isspace() and not text[i - 1].isspace():
+            return i
+    for i in range(min(start, len(text) - 1), 0, -1):
+        if text[i].isspace() and not text[i - 1].isspace():
+            return i
+    return 0
+
+
+def evenly(text: Iterator[str], total: int, wanted: int, piece: int = 1 << 16) -> Iterator[str]:
+    """About `wanted` of `total` characters, in pieces spread evenly over the text; all of it where it is no longer than that."""
+    step = max(1.0, total / max(1, wanted))
+    position, due = 0, 0.0
+    for chunk in cut_between_words(text, piece):
+        if position >= due:
+            yield chunk
+            due += len(chunk) * step
+        position += len(chunk)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
+from mha_ablate.data.corpus import unseen_words
 from mha_ablate.errors import RequestError, nearest
 from mha_ablate.report.sentence import sentence
 from mha_ablate.stats.paired import Paired, paired
 from mha_ablate.stats.verdict import Verdict, decide
+from mha_ablate.study.cell import flat
 from mha_ablate.study.collect import Run, Study
 
 METRIC = "validation loss in nats per token, whole split, at the last step"
@@ -59,11 +62,19 @@ def assemble(study: Study, *, baseline: str | None = None, margin: float | None 
         "plan_hash": plan.get("hash"),
         "setting": _setting(study),
         "arms": arms,
+        "bits_per_byte": _bits_per_byte(study),
         "notes": _notes(study),
         "provenance": _provenance(study),
     }
     report["sentence"] = sentence(report)
     return report
+
+
+def _bits_per_byte(study: Study) -> float | None:
+    """Factor from nats per token to bits per byte, where a token is not a byte and the two tell different things."""
+    text = _setting(study)["text"]
+    tokens, size = text.get("val_tokens"), text.get("val_bytes")
+    return tokens / size / math.log(2) if tokens and size and tokens != size else None
 
 
 def _baseline(study: Study, asked: str | None) -> str:
@@ -187,10 +198,10 @@ def _setting(study: Study) -> dict[str, Any]:
     for run in study.runs:
         seeds.add(run.seed)
         for group in SETTING_KEYS:
-            for key, value in (run.config.get(group) or {}).items():
-                settings.setdefault(f"{group}.{key}", [])
-                if value not in settings[f"{group}.{key}"]:
-                    settings[f"{group}.{key}"].append(value)
+            for key, value in flat(run.config.get(group) or {}, f"{group}.").items():
+                settings.setdefault(key, [])
+                if value not in settings[key]:
+                    settings[key].append(value)
     text = next((run.about["text"] for run in study.runs if "text" in run.about), {})
     return {
         "same": {k: v[0] for k, v in settings.items() if len(v) == 1},
@@ -229,6 +240,8 @@ def _notes(study: Study) -> list[str]:
         if named:
             shown = ", ".join(named[:5]) + (" ..." if len(named) > 5 else "")
             notes.append(f"{len(named)} run(s) {word}: {shown}")
+    if strange := unseen_words(_setting(study)["text"]):
+        notes.append(strange)
     return notes
 
 

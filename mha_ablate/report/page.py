@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from mha_ablate.report.tables import COLUMNS, rows, verdict_text
+from mha_ablate.report.tables import verdict_text, wide
 
 CSS = """
 :root { color-scheme: light; }
@@ -37,7 +37,7 @@ def page(report: dict[str, Any], figures: list[str], command: str) -> str:
 {notes}
 {drawn}
 <h2>Arms</h2>
-<div class="scroll words">{_table(COLUMNS, rows(report))}</div>
+<div class="scroll words">{_table(*wide(report))}</div>
 <p class="quiet">Loss: {escape(report["metric"])}. Delta: arm minus {escape(report["baseline"])} at the same seed,
 with its 95% t interval; positive means worse. Step time: {escape(str(report["arms"][0]["cost"].get("timed")))}.
 FLOPs: matrix multiplications of the forward pass. At this size nothing is implied about larger models.</p>

@@ -21,7 +21,8 @@ def sentence(report: dict[str, Any]) -> str:
         (a for a in others if base["cost"].get("params_fc_out") and a["cost"].get("params_fc_out") == 0), None
     )
     main = removal or others[0]
-    text = f"{_setting(report, main)}, {_clause(main, base['arm'], removed=removal is not None)}"
+    clause = _clause(main, base["arm"], removed=removal is not None, bits=report.get("bits_per_byte"))
+    text = f"{_setting(report, main)}, {clause}"
     if main["n"] < ENOUGH_SEEDS:
         text += f": a look, not a result, which takes {ENOUGH_SEEDS} seeds"
     return text + "."
@@ -38,13 +39,15 @@ def _setting(report: dict[str, Any], main: dict[str, Any]) -> str:
     return f"At {rate} after {length} over {n} paired seed{'' if n == 1 else 's'}"
 
 
-def _clause(arm: dict[str, Any], base: str, *, removed: bool) -> str:
+def _clause(arm: dict[str, Any], base: str, *, removed: bool, bits: float | None) -> str:
     """The main contrast, spelled out."""
     name = f"removing fc_out ({arm['arm']})" if removed else arm["arm"]
     delta = arm["delta"]
     if delta is None:
         return f"{name} cannot be compared with {base}: {arm['verdict_reason']}"
-    size = f"{abs(delta['mean']):.4f} nats per token"
+    size = f"{abs(delta['mean']):.4f} nats per token" + (
+        f", {abs(delta['mean']) * bits:.4f} bits per byte," if bits else ""
+    )
     sure = f" ({_interval(delta)})"
     if arm["verdict"] == "costs":
         return f"{name} costs {size} against {base}{sure}"

@@ -56,10 +56,40 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
+def bits_text(arm: dict[str, Any], factor: float) -> str:
+    """`2.3412 (+0.0291 ±0.0040)`: bits per byte of an arm, and its delta."""
+    if arm["val_loss"]["mean"] is None:
+        return "-"
+    delta = arm["delta"]
+    half = f" ±{factor * (delta['ci95'][1] - delta['ci95'][0]) / 2:.4f}" if delta and delta["ci95"] else ""
+    change = f" ({factor * delta['mean']:+.4f}{half})" if delta else ""
+    return f"{factor * arm['val_loss']['mean']:.4f}{change}"
+
+
+def bits_line(report: dict[str, Any]) -> str:
+    """All arms in bits per byte, for where the table has no room; empty where a token is a byte."""
+    factor = report.get("bits_per_byte")
+    if not factor:
+        return ""
+    shown = ", ".join(f"{arm['arm']} {bits_text(arm, factor)}" for arm in report["arms"])
+    return f"bits per byte (a nat per token is {factor:.4f} here): {shown}"
+
+
+def wide(report: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Columns and rows where there is room: with bits per byte, if a token is not a byte."""
+    factor = report.get("bits_per_byte")
+    if not factor:
+        return COLUMNS, rows(report)
+    pairs = zip(rows(report), report["arms"], strict=True)
+    body = [(*row[:3], bits_text(arm, factor), *row[3:]) for row, arm in pairs]
+    return (*COLUMNS[:3], "bits/byte", *COLUMNS[3:]), body
+
+
 def markdown(report: dict[str, Any]) -> str:
     """The table in Markdown."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows(report)]
+    head, body = wide(report)
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body]
     return "\n".join(lines) + "\n"
 
 

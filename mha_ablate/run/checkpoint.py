@@ -7,13 +7,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from mha_ablate.run.folder import RunFolder, read_json, write_json
+from mha_ablate.run.folder import RunFolder, read_json, write_atomic, write_json
 
 FORMAT = 1
 
 
-def save_weights(folder: RunFolder, model: nn.Module, info: dict[str, Any]) -> None:
-    """Write the weights atomically. Tensors that share memory (tied ones) are stored once, under their first name."""
+def save_weights(folder: RunFolder, model: nn.Module, info: dict[str, Any], tokenizer: dict[str, str]) -> None:
+    """Write the weights atomically, and the state of the tokenizer that they belong to.
+
+    Tensors that share memory (tied ones) are stored once, under their first name. A tokenizer that has a `definition`
+    gets a file of its own, for the `tokenizers` library to read.
+    """
     from safetensors.torch import save_file
 
     names: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
@@ -30,11 +34,14 @@ def save_weights(folder: RunFolder, model: nn.Module, info: dict[str, Any]) -> N
     scratch = file.with_name(f".{file.name}.tmp")
     save_file(kept, scratch)
     scratch.replace(file)
-    write_json(folder.weights_info_file, {"format": FORMAT, "tied": tied, **info})
+    state = dict(tokenizer)
+    if definition := state.pop("definition", None):
+        write_atomic(folder.tokenizer_file, definition)
+    write_json(folder.weights_info_file, {"format": FORMAT, "tied": tied, **info, "tokenizer": state})
 
 
 def load_weights(folder: RunFolder, model: nn.Module) -> dict[str, Any]:
-    """Load the weights into a model of the same shape; returns what `save_weights` was told.
+    """Load the weights into a model of the same shape; returns what `save_weights` was told, with the tokenizer's state.
 
     Raises ValueError where the file is missing, of another format, or of another shape.
     """
@@ -59,4 +66,6 @@ def load_weights(folder: RunFolder, model: nn.Module) -> dict[str, Any]:
         raise ValueError(
             f"{folder.path}: its checkpoint is of another model: {' '.join(str(error).split())}"
         ) from error
+    if folder.tokenizer_file.exists():
+        info["tokenizer"]["definition"] = folder.tokenizer_file.read_text(encoding="utf-8")
     return info

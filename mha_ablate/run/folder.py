@@ -74,6 +74,11 @@ class RunFolder:
         """What is needed to load the weights."""
         return self.path / "checkpoint" / "checkpoint.json"
 
+    @property
+    def tokenizer_file(self) -> Path:
+        """A learnt tokenizer, as the `tokenizers` library writes it."""
+        return self.path / "checkpoint" / "tokenizer.json"
+
     def read(self) -> dict[str, Any]:
         """run.json, or an empty dict where there is none that can be read."""
         found = read_json(self.run_file)

@@ -13,7 +13,8 @@ import torch
 from mha_ablate import build
 from mha_ablate.config.compose import from_plain, to_yaml
 from mha_ablate.config.schema import RunConfig, config_hash
-from mha_ablate.data.tokenizers import tokenizer_state
+from mha_ablate.corpora import corpus_of
+from mha_ablate.data.corpus import IDENTITY
 from mha_ablate.errors import RequestError
 from mha_ablate.run.checkpoint import save_weights
 from mha_ablate.run.folder import FINISHED, RunFolder, this_process, write_atomic
@@ -30,26 +31,29 @@ OnLine = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Cell:
-    """Arm x seed: a resolved configuration, the folder it goes to, and the text that it must find."""
+    """Arm x seed: a resolved configuration, the folder it goes to, and the text that it must find (`Corpus.reference`)."""
 
     arm: str
     seed: int
     config: RunConfig
     folder: RunFolder
-    text_sha256: str
+    text: dict[str, Any]
     overrides: list[str] = field(default_factory=list)
     choices: dict[str, str] = field(default_factory=dict)
 
     @property
     def hash(self) -> str:
         """What a finished run must carry to count as this cell."""
-        return config_hash(self.config.identity(self.text_sha256))
+        return config_hash(self._identity)
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        return self.config.identity({key: self.text[key] for key in IDENTITY})
 
     @property
     def arm_hash(self) -> str:
         """The same for every seed of one configuration: what may be averaged."""
-        identity = self.config.identity(self.text_sha256)
-        return config_hash({k: v for k, v in identity.items() if k not in ("init_seed", "data_seed")})
+        return config_hash({k: v for k, v in self._identity.items() if k not in ("init_seed", "data_seed")})
 
     def is_done(self) -> bool:
         """Whether the folder holds a finished run of exactly this cell."""
@@ -93,11 +97,11 @@ class Cell:
         import yaml
 
         try:
-            there = _flat(yaml.safe_load(run.config_file.read_text(encoding="utf-8")))
+            there = flat(yaml.safe_load(run.config_file.read_text(encoding="utf-8")))
         except (OSError, ValueError, AttributeError, yaml.YAMLError):
             return "its config.yaml cannot be read"
-        here = _flat(asdict(self.config))
-        same_for_the_result = ("study", "outputs", "name", "data.path", "data.source", "seed", "match")
+        here = flat(asdict(self.config))
+        same_for_the_result = ("study", "outputs", "name", "data.", "seed", "match")
         keys = [k for k in here if k in there and here[k] != there[k] and not k.startswith(same_for_the_result)]
         shown = ", ".join(f"{k} is {there[k]} there, {here[k]} here" for k in keys[:3])
         return shown or "its text is another one"
@@ -113,12 +117,12 @@ class Cell:
         return cls(**values)
 
 
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"model": {"d_ff": 3}}` as `{"model.d_ff": 3}`."""
-    flat: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in nested.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return values
 
 
 def run_cell(cell: Cell, on_line: OnLine) -> dict[str, Any]:
@@ -143,9 +147,7 @@ def _train_into(cell: Cell, run: dict[str, Any], on_line: OnLine) -> None:
     config = cell.config
     hardware = build.hardware_of(config)
     torch.set_num_threads(hardware.threads)
-    corpus = build.corpus_of(config)
-    if corpus.text_sha256 != cell.text_sha256:
-        raise RequestError("the text changed since the study was planned: run it again under another name=")
+    corpus = corpus_of(config, known=cell.text)
     cost = build.counted_cost(config, corpus.vocab_size)
     run |= {
         "text": corpus.summary(),
@@ -191,7 +193,8 @@ def _train_into(cell: Cell, run: dict[str, Any], on_line: OnLine) -> None:
     save_weights(
         cell.folder,
         model,
-        {"step": outcome.step, "vocab_size": corpus.vocab_size, "tokenizer": tokenizer_state(corpus.tokenizer)},
+        {"step": outcome.step, "vocab_size": corpus.vocab_size},
+        corpus.tokenizer.state,
     )
     run |= {"state": outcome.state, "result": _result(cell.folder, outcome), "ended": time.time()}
     if outcome.state == "diverged":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mha_ablate.data.corpus import IDENTITY
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import STATES, RunFolder, StudyFolder, read_json
 
@@ -122,7 +123,7 @@ def _check_comparable(runs: list[Run], path: Path) -> None:
     for run in runs:
         if "text" in run.about:
             text = run.about["text"]
-            texts.setdefault((text["sha256"], text["tokenizer_sha256"], text["split"]), run)
+            texts.setdefault(tuple(str(text.get(key)) for key in IDENTITY), run)
     if len(texts) > 1:
         shown = "; ".join(
             f"{run.folder.path.relative_to(path)}: {run.about['text']['name']}, {run.about['text']['tokenizer']}, "

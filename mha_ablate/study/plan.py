@@ -14,6 +14,7 @@ from typing import Any
 from mha_ablate import build
 from mha_ablate.config.compose import Composed, compose, compose_many, key_of
 from mha_ablate.config.schema import RunConfig, StudyConfig
+from mha_ablate.corpora import corpus_of, pinned
 from mha_ablate.data.corpus import Corpus
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import StudyFolder, read_json, write_json
@@ -41,7 +42,7 @@ class Plan:
             "seeds": self.study.seed_list,
             "arms": {arm: self.study.arms[arm] for arm in self.arms},
             "cells": {f"{cell.arm}/seed={cell.seed}": cell.hash for cell in self.cells},
-            "text_sha256": self.corpus.text_sha256,
+            "text": self.corpus.identity,
             "stopping_rule": "every arm at every seed for trainer.steps updates; nothing seen on the way ends it earlier",
         }
 
@@ -79,11 +80,12 @@ def make_plan(overrides: list[str], while_checking: Callable[[], None] = lambda:
     # One thread per cell: workers then do not disturb each other, and the same cell gives the same bits everywhere.
     one_thread = {a: replace(c.config, trainer=replace(c.config.trainer, threads=1)) for a, c in arms.items()}
     configs = {arm: build.resolved(config) for arm, config in one_thread.items()}
-    corpus = build.corpus_of(configs[study.baseline])
+    corpus = corpus_of(configs[study.baseline])
+    configs = {arm: pinned(config, corpus) for arm, config in configs.items()}
     configs = _matched(configs, study, corpus.vocab_size)
     for arm, config in configs.items():
         try:
-            build.corpus_of(config)  # long enough for this arm's context
+            corpus_of(config, known=corpus.reference)  # long enough for this arm's context
             build.model_of(config, corpus.vocab_size, "meta")
         except RequestError as error:
             raise RequestError(f"arm {arm}: {error}") from error
@@ -93,7 +95,7 @@ def make_plan(overrides: list[str], while_checking: Callable[[], None] = lambda:
             seed=seed,
             config=configs[arm].with_seed(seed),
             folder=folder.run(arm, seed),
-            text_sha256=corpus.text_sha256,
+            text=corpus.reference,
             overrides=[*overrides, *study.arms[arm], f"seed={seed}"],
             choices=arms[arm].choices,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mha_ablate import build
 from mha_ablate.config.compose import compose
+from mha_ablate.corpora import corpus_of, pinned
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import StudyFolder
 from mha_ablate.study.cell import Cell
@@ -21,7 +22,8 @@ def single_cell(overrides: list[str]) -> Cell:
             "match=params matches an arm to its baseline: use it in an arm of `compare`, or set model.d_ff"
         )
     config = build.resolved(config)
-    corpus = build.corpus_of(config)
+    corpus = corpus_of(config)
+    config = pinned(config, corpus)
     build.model_of(config, corpus.vocab_size, "meta")
     arm = composed.choices["fc_out"]
     cell = Cell(
@@ -29,7 +31,7 @@ def single_cell(overrides: list[str]) -> Cell:
         seed=config.seed,
         config=config,
         folder=StudyFolder(outputs_of(config) / (config.name or DEFAULT_NAME)).run(arm, config.seed),
-        text_sha256=corpus.text_sha256,
+        text=corpus.reference,
         overrides=overrides,
         choices=composed.choices,
     )

@@ -10,6 +10,7 @@ import torch
 
 from mha_ablate import build
 from mha_ablate.config.schema import RunConfig
+from mha_ablate.corpora import corpus_of
 
 ROUNDS = 7
 SECONDS_PER_TURN = 0.2
@@ -46,7 +47,7 @@ class _Stepper:
     def __init__(self, config: RunConfig) -> None:
         hardware = build.hardware_of(config)
         torch.set_num_threads(hardware.threads)
-        corpus = build.corpus_of(config)
+        corpus = corpus_of(config)
         self.device = torch.device(hardware.device)
         self.config = config
         self.model = build.model_of(config, corpus.vocab_size, hardware.device)
