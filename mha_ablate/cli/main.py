@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mha_ablate import __version__
-from mha_ablate.cli import board, compare, errors, report, train
+from mha_ablate.cli import board, compare, doctor, errors, report, train
 from mha_ablate.cli import list as listing
 
 app = typer.Typer(
@@ -48,6 +48,9 @@ app.command("train", short_help="Train one model and leave a run folder.", epilo
 app.command("report", short_help="Compare the runs of a folder.", epilog=report.EPILOG)(report.report)
 app.command("board", short_help="Serve TensorBoard with the comparison in view.", epilog=board.EPILOG)(board.board)
 app.command("list", short_help="Show what can be chosen.", epilog=listing.EPILOG)(listing.list_)
+app.command("doctor", short_help="Say what this machine offers, and what is missing.", epilog=doctor.EPILOG)(
+    doctor.doctor
+)
 
 
 def main() -> None:
