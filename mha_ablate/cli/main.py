@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mha_ablate import __version__
-from mha_ablate.cli import board, compare, data, errors, report, train
+from mha_ablate.cli import board, compare, data, doctor, errors, report, train
 from mha_ablate.cli import list as listing
 
 app = typer.Typer(
@@ -49,6 +49,9 @@ app.command("report", short_help="Compare the runs of a folder.", epilog=report.
 app.command("board", short_help="Serve TensorBoard with the comparison in view.", epilog=board.EPILOG)(board.board)
 app.add_typer(data.app, name="data", short_help="Look at a text, or fetch and tokenise it ahead of training.")
 app.command("list", short_help="Show what can be chosen.", epilog=listing.EPILOG)(listing.list_)
+app.command("doctor", short_help="Say what this machine offers, and what is missing.", epilog=doctor.EPILOG)(
+    doctor.doctor
+)
 
 
 def main() -> None:

@@ -1,12 +1,20 @@
-"""What `auto` means on this machine: device, precision, threads."""
+"""What `auto` means on this machine: device, precision, threads.
+
+torch is imported where it is asked, so that `doctor` can count cores where torch cannot be imported.
+"""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
+
+# What a processor may have for bfloat16, by the name of its flag, and how torch is asked.
+BF16_PROBES = {"avx512_bf16": "_is_avx512_bf16_supported", "amx_tile": "_is_amx_tile_supported"}
 
 
 @dataclass(frozen=True)
@@ -20,6 +28,8 @@ class Hardware:
     @property
     def dtype(self) -> torch.dtype:
         """The type that weights are multiplied in; masters are always fp32."""
+        import torch
+
         return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
 
@@ -36,6 +46,8 @@ def cpu_count() -> int:
 
 def resolve(device: str, precision: str, threads: int | None) -> Hardware:
     """Replace `auto` and null. Raises ValueError where a GPU is asked for and none can be used."""
+    import torch
+
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("trainer.device=cuda: torch sees no GPU here; use trainer.device=cpu or auto")
     if device == "auto":
@@ -46,16 +58,26 @@ def resolve(device: str, precision: str, threads: int | None) -> Hardware:
 
 
 def multiplies_bf16(device: str) -> bool:
-    """Whether the hardware multiplies bfloat16 faster than float32 (AMX or AVX512-BF16 on a CPU)."""
+    """Whether the hardware multiplies bfloat16 faster than float32."""
+    return bool(bf16_features(device))
+
+
+def bf16_features(device: str) -> tuple[str, ...]:
+    """What in the hardware multiplies bfloat16 faster than float32: a CPU's flags, a GPU's capability. Empty: nothing does."""
+    import torch
+
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(bool(probe()) for name in probes if (probe := getattr(torch.cpu, name, None)))
+        major, minor = torch.cuda.get_device_capability()
+        return (f"capability {major}.{minor}",) if torch.cuda.is_bf16_supported(including_emulation=False) else ()
+    probes = {flag: getattr(torch.cpu, name, None) for flag, name in BF16_PROBES.items()}
+    return tuple(flag for flag, probe in probes.items() if probe and probe())
 
 
 def name_of(device: str) -> str:
     """The processor's or GPU's own name."""
     if device == "cuda":
+        import torch
+
         return torch.cuda.get_device_name()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123

@@ -12,7 +12,9 @@ from tests.conftest import Cli
 HEAVY = ("torch", "hydra", "omegaconf", "datasets", "tensorboard", "numpy", "matplotlib", "rich", "scipy")
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"], ["compare", "--help"], ["--version"], ["list"]])
+@pytest.mark.parametrize(
+    "argv", [["--help"], ["train", "--help"], ["compare", "--help"], ["doctor", "--help"], ["--version"], ["list"]]
+)
 def test_nothing_heavy_is_imported_for_help(argv: list[str]) -> None:
     code = (
         "import sys\nfrom mha_ablate.cli import errors\nfrom mha_ablate.cli.main import app\n"
@@ -23,7 +25,7 @@ def test_nothing_heavy_is_imported_for_help(argv: list[str]) -> None:
     assert done.stderr.strip() == "[] 0"
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "report", "board", "list"])
+@pytest.mark.parametrize("command", ["train", "compare", "report", "board", "list", "doctor"])
 def test_every_command_has_help_with_examples(command: str, cli: Cli) -> None:
     said = cli(command, "--help")
     assert said.code == 0

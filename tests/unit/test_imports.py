@@ -20,6 +20,7 @@ LEVEL = {
     "__main__": 8,
     "cli": 7,
     "report": 6,
+    "doctor": 6,
     "study": 5,
     "build": 4,
     "training": 3,
