@@ -12,7 +12,7 @@ from mha_ablate.doctor.fact import Answer, size
 
 def cache() -> Answer:
     """mha_ablate's own cache of token arrays."""
-    from mha_ablate.data.corpus import cache_dir
+    from mha_ablate.data.cache import cache_dir
 
     folder = cache_dir()
     if reason := why_unwritable(folder):

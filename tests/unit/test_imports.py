@@ -23,6 +23,7 @@ LEVEL = {
     "doctor": 6,
     "study": 5,
     "build": 4,
+    "corpora": 4,
     "training": 3,
     **dict.fromkeys(("model", "data", "run", "cost", "stats"), 2),
     "config": 1,
