@@ -5,6 +5,7 @@ A module of its own, because `datasets` puts its own `open` and `Path` into the 
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ import datasets
 import pyarrow as pa
 from datasets.builder import Key
 from datasets.packaged_modules.text.text import Text as TextBuilder
+
+from mha_ablate.data.text import PIECE
 
 
 class PlainFiles(TextBuilder):
@@ -26,11 +29,13 @@ class PlainFiles(TextBuilder):
         return [datasets.SplitGenerator(name="train", gen_kwargs=kwargs)]
 
     def _generate_tables(self, base_files: Any, files_iterables: Any) -> Any:
-        for i, file in enumerate(files_iterables):
-            if i:
-                yield Key(i, -1), pa.table({"text": ["\n"]})
-            for n, (_, table) in enumerate(super()._generate_tables(base_files, [file])):
-                yield Key(i, n), table
+        """One row a piece of `chunksize` characters: a text without line breaks needs no more memory than one with them."""
+        for i, (file,) in enumerate(files_iterables):
+            between = ["\n"] if i else []
+            with open(file, encoding=self.config.encoding) as stream:  # noqa: PTH123
+                rows = itertools.chain(between, iter(lambda: stream.read(self.config.chunksize), ""))
+                for n, row in enumerate(rows):
+                    yield Key(i, n), pa.table({"text": [row]})
 
 
 def pieces(files: list[Path]) -> Iterator[str]:
@@ -40,9 +45,7 @@ def pieces(files: list[Path]) -> Iterator[str]:
         links = [Path(scratch, f"{i:06d}.txt") for i in range(len(files))]
         for link, file in zip(links, files, strict=True):
             link.symlink_to(file)
-        builder = PlainFiles(
-            cache_dir=str(Path(scratch, "cache")), keep_linebreaks=True, encoding="utf-8-sig", chunksize=1 << 20
-        )
+        builder = PlainFiles(cache_dir=str(Path(scratch, "cache")), encoding="utf-8-sig", chunksize=PIECE)
         builder.files = tuple(map(str, links))
         for rows in batches(builder.as_streaming_dataset(split="train"), "text"):
             yield "".join(rows)
