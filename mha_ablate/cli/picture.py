@@ -29,7 +29,7 @@ MARKS = {"done": "=", "running": ">", "waiting": ".", "failed": "!", "diverged":
 STYLES = {"done": "green", "running": "cyan", "waiting": "dim", "failed": "red", "diverged": "yellow"}
 
 
-class _Live(Live):
+class OnTerminal(Live):
     """A narrower terminal breaks the lines of the last picture in two, so that what has to be wiped is not known."""
 
     width = 0
@@ -47,7 +47,7 @@ class _Live(Live):
 def on_terminal(checking: str, picture: Callable[[Progress], RenderableType]) -> Iterator[Observer]:
     """Yields an observer that draws on standard error; what it drew is gone afterwards."""
     console = Console(stderr=True)
-    with _Live(console=console, refresh_per_second=4, transient=True, redirect_stdout=False) as live:
+    with OnTerminal(console=console, refresh_per_second=4, transient=True, redirect_stdout=False) as live:
         yield Lively(live, checking, picture)
 
 
@@ -99,7 +99,8 @@ class Head:
         row: list[RenderableType] = [Text(f"{SPINNER.render(time.monotonic())} {self.what}")]
         if self.share is not None:
             room = options.max_width - len(self.what) - len(words) - 12
-            row += [ProgressBar(total=1.0, completed=self.share, width=max(5, min(40, room))), f"{self.share:.0%}"]
+            bar = ProgressBar(completed=100 * self.share, width=max(5, min(40, room)), complete_style="cyan")
+            row += [bar, f"{self.share:.0%}"]
         line = Table.grid(padding=(0, 2, 0, 0))
         for _ in range(len(row) + 1):
             line.add_column(no_wrap=True)

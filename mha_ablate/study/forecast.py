@@ -85,7 +85,7 @@ class Means:
         """`seen` holds (arm, value or None where it is not known, steps)."""
         self.sums: dict[str, tuple[float, int]] = {}
         for arm, value, steps in seen:
-            if value is not None:
+            if value is not None and steps:
                 total, weight = self.sums.get(arm, (0.0, 0))
                 self.sums[arm] = total + steps * value, weight + steps
 
