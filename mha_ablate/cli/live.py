@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from mha_ablate.cli.words import loss, measured, pace
+from mha_ablate.study.forecast import Countdown
 from mha_ablate.study.observer import Observer
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class PlainStudy(Observer):
     """A line when a cell has ended, and one every interval. Nothing before the first: a refusal is then one line."""
 
     def __init__(self) -> None:
-        self.last, self.milestone = 0.0, None
+        self.last, self.milestone, self.turns = 0.0, None, Countdown()
 
     def training(self, progress: Progress) -> None:
         """A line, if it is time for one."""
@@ -65,8 +66,10 @@ class PlainStudy(Observer):
     def timing(self, done: int, total: int) -> None:
         """A line at the start, and one every interval."""
         now = time.monotonic()
+        left = self.turns.left(done, total, now)
         if not done or now - self.last >= INTERVAL:
-            self.say(f"measuring step times, one arm at a time: turn {done}/{total}", now)
+            words = [f"measuring step times, one arm at a time: turn {done}/{total}", *pace(0.0, left)]
+            self.say("  ".join(words), now)
 
     def writing(self) -> None:
         """One line."""

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mha_ablate.cli.words import loss, measured, pace, thousands
-from mha_ablate.study.forecast import at_this_pace
+from mha_ablate.study.forecast import Countdown
 from mha_ablate.study.observer import Observer
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 BETWEEN_PICTURES = 0.1  # seconds: what changes faster nobody sees
 CELL_WIDTH = 11
+SPINNER = Spinner("line")
 ROOM_FOR_NOW = 30  # of the cells of an arm that run, where the others are marks
 MARKS = {"done": "=", "running": ">", "waiting": ".", "failed": "!", "diverged": "~"}
 STYLES = {"done": "green", "running": "cyan", "waiting": "dim", "failed": "red", "diverged": "yellow"}
@@ -56,7 +57,7 @@ class Lively(Observer):
 
     def __init__(self, live: Live, checking: str, picture: Callable[[Progress], RenderableType]) -> None:
         self.live, self.words, self.picture = live, checking, picture
-        self.drawn, self.first_turn = 0.0, (0.0, 0)
+        self.drawn, self.turns = 0.0, Countdown()
 
     def checking(self) -> None:
         """Says so."""
@@ -70,12 +71,9 @@ class Lively(Observer):
             self.live.update(self.picture(progress))
 
     def timing(self, done: int, total: int) -> None:
-        """How far it is; time left by the turns since the first."""
+        """How far it is, and the time left."""
         now = time.monotonic()
-        if done <= 1:
-            self.first_turn = now, done
-        since, before = self.first_turn
-        left = at_this_pace(now - since, done - before, total - before)
+        left = self.turns.left(done, total, now)
         ends = None if left is None else now + left
         self.live.update(Head("measuring step times, one arm at a time", done / total, ends=ends))
 
@@ -106,9 +104,6 @@ class Head:
             line.add_column(no_wrap=True)
         line.add_row(*row, words)
         yield line
-
-
-SPINNER = Spinner("line")
 
 
 def _head(progress: Progress) -> Head:

@@ -108,6 +108,17 @@ def makespan(busy: Iterable[float], waiting: Iterable[float], workers: int) -> f
     return max(free)
 
 
-def at_this_pace(elapsed: float, done: int, total: int) -> float | None:
-    """Seconds for the rest of `total` equal pieces; None before the first is done."""
-    return elapsed / done * (total - done) if done else None
+@dataclass
+class Countdown:
+    """Time left of a number of equal pieces, by those done since the first: what was before it is start-up."""
+
+    since: float = 0.0
+    before: int = 0
+
+    def left(self, done: int, total: int, now: float) -> float | None:
+        """Seconds; None before the second piece is done."""
+        if done <= 1:
+            self.since, self.before = now, done
+        if done == self.before:
+            return None
+        return (now - self.since) / (done - self.before) * (total - done)

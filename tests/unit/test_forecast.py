@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mha_ablate.study.forecast import CellClock, Means, at_this_pace, makespan
+from mha_ablate.study.forecast import CellClock, Countdown, Means, makespan
 from mha_ablate.study.progress import Progress
 from mha_ablate.study.timing import ROUNDS, WARM_UP, seconds_of_timing
 
@@ -133,9 +133,12 @@ def test_means_weigh_by_steps_and_an_arm_not_seen_takes_what_is_known() -> None:
     assert (means.of("a"), means.of("b"), means.of("c")) == (1.5, 6.0, 3.75)
 
 
-def test_equal_pieces() -> None:
-    assert at_this_pace(10.0, 0, 5) is None
-    assert at_this_pace(10.0, 2, 5) == 15.0
+def test_equal_pieces_are_timed_from_the_first_on() -> None:
+    turns = Countdown()
+    assert turns.left(0, 5, 100.0) is None
+    assert turns.left(1, 5, 130.0) is None  # whatever the start took
+    assert turns.left(3, 5, 140.0) == 10.0
+    assert turns.left(5, 5, 150.0) == 0.0
 
 
 def test_timing_takes_its_warm_up_and_a_turn_a_round_of_every_arm() -> None:

@@ -164,7 +164,7 @@ def test_plain_lines_come_when_a_cell_ends_and_every_interval(
     view.timing(9, 24)
     view.writing()
     words = "measuring step times, one arm at a time: turn"
-    assert capsys.readouterr().err.splitlines() == [f"{words} 0/24", f"{words} 9/24", "writing the report"]
+    assert capsys.readouterr().err.splitlines() == [f"{words} 0/24", f"{words} 9/24  19s left", "writing the report"]
 
 
 def test_where_there_is_no_terminal_or_none_that_can_draw_lines_are_plain(monkeypatch: pytest.MonkeyPatch) -> None:
