@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -168,14 +169,14 @@ class StudyPicture:
 
     def _table(self, arms: list[str], width: int) -> Table:
         seeds = list(dict.fromkeys(seed for _, seed in self.states))
-        name_width = min(max(map(len, self.arms)), max(width // 3, width - len(seeds) - ROOM_FOR_NOW))
+        name_width = min(max(map(cell_len, self.arms)), max(width // 3, width - len(seeds) - ROOM_FOR_NOW))
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         table.add_column("arm", no_wrap=True, width=max(3, name_width))
         if name_width + (2 + CELL_WIDTH) * len(seeds) <= width:
             for seed in seeds:
                 table.add_column(f"seed {seed}", no_wrap=True, width=CELL_WIDTH)
             for arm in arms:
-                table.add_row(arm, *(Text(f"{MARKS[s]} {self.said[k]}", STYLES[s]) for k, s in self._of(arm)))
+                table.add_row(Text(arm), *(Text(f"{MARKS[s]} {self.said[k]}", STYLES[s]) for k, s in self._of(arm)))
             return table
         as_marks = len(seeds) <= (width - name_width) // 2
         table.add_column("seeds", no_wrap=True)
@@ -184,7 +185,7 @@ class StudyPicture:
             now = [
                 f"{seed}: {self.said[arm, seed]}" for _, seed in self.arms[arm] if self.states[arm, seed] == "running"
             ]
-            table.add_row(arm, self._marks(arm) if as_marks else self._sums(arm), Text("  ".join(now), "cyan"))
+            table.add_row(Text(arm), self._marks(arm) if as_marks else self._sums(arm), Text("  ".join(now), "cyan"))
         return table
 
     def _of(self, arm: str) -> list[tuple[Key, str]]:

@@ -161,7 +161,8 @@ def cells(seeds: int) -> list[Any]:
 
 def happenings(arm: str) -> list[tuple[float, dict[str, Any]]]:
     """(seconds after the cell was given out, line) of one cell."""
-    now, lines = START_S, [(START_S, {"step": 0, "val_tokens": 100})]
+    now = START_S
+    lines: list[tuple[float, dict[str, Any]]] = [(now, {"step": 0, "val_tokens": 100})]
     for step in range(10, 101, 10):
         now += 10 * STEP_S[arm]
         lines.append((now, {"step": step, "loss/train": 1.0, "perf/tokens_per_s": 10 / STEP_S[arm]}))

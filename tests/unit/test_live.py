@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 
@@ -55,18 +56,20 @@ def drawn(picture: Any, width: int, height: int = 24, **how: Any) -> list[str]:
 
 
 ARMS = ["dense", "none", "none_scaled"]
+ODD = ["[red]", "配列", "none"]
 LONG = [f"{'an_arm_with_a_long_name' * 2}_{n}" for n in range(30)]
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
 @pytest.mark.parametrize("height", [5, 10, 24, 50])
 @pytest.mark.parametrize(
-    ("arms", "seeds"), [(ARMS, 2), (ARMS, 5), (ARMS, 200), ([f"a{n}" for n in range(12)], 20), (LONG, 4)]
+    ("arms", "seeds"), [(ARMS, 2), (ARMS, 5), (ARMS, 200), (ODD, 5), ([f"a{n}" for n in range(12)], 20), (LONG, 4)]
 )
 def test_the_picture_never_leaves_the_terminal(arms: list[str], seeds: int, width: int, height: int) -> None:
     lines = drawn(StudyPicture(study(arms, seeds)), width, height)
-    assert max(map(len, lines)) <= width
+    assert max(map(cell_len, lines)) <= width
     assert len(lines) <= height
+    assert height < 10 or any(line.startswith(arms[0][: width // 4]) for line in lines)
     assert "training" in lines[0] or width < 80
     assert lines[-1].startswith("= 2 done")
 
