@@ -22,6 +22,7 @@ Settings = Annotated[
         help="Settings as Hydra overrides: optim.lr=1e-3 model=mini. `mha-ablate list config` prints every key.",
     ),
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on the way: only the result, and errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
 
 
@@ -47,6 +48,11 @@ def console() -> Console:
 
     plain = Console(highlight=False, soft_wrap=False)
     return plain if plain.is_terminal else Console(highlight=False, width=200)
+
+
+def flags(**given: bool) -> list[str]:
+    """The options that were given: `--quiet`, `--json`."""
+    return [f"--{name}" for name, is_given in given.items() if is_given]
 
 
 def command_line(*words: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mha_ablate.cli.common import Json, Settings, epilog
+from mha_ablate.cli.common import Json, Quiet, Settings, epilog
 
 if TYPE_CHECKING:
     from mha_ablate.study.plan import Plan
@@ -32,6 +32,7 @@ def compare(
     workers: Annotated[
         int | None, typer.Option(help="Worker processes, one thread each. Default: one per core.")
     ] = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Train every arm of a study at every seed, and say what removing fc_out costs.
@@ -39,8 +40,8 @@ def compare(
     A cell that is finished with exactly this configuration is not trained again, so the same command resumes a study
     that was stopped, and more seeds or arms can be added to it.
     """
-    from mha_ablate.cli.common import command_line, print_json
-    from mha_ablate.cli.live import study_view, waiting
+    from mha_ablate.cli.common import command_line, flags, print_json
+    from mha_ablate.cli.live import study_view
     from mha_ablate.errors import Interrupted, RequestError, RunFailed
     from mha_ablate.report.write import write_report
     from mha_ablate.run.lock import locked
@@ -53,18 +54,18 @@ def compare(
     pool = Pool(workers or 1)
     plan: Plan | None = None
     try:
-        with interruptible():
-            with waiting("checking arms, text and models ..."):
-                pool.size = workers or default_workers()
-                plan = make_plan(words, while_checking=pool.start)
+        with interruptible(), study_view(quiet=quiet) as view:
+            view.checking()
+            pool.size = workers or default_workers()
+            plan = make_plan(words, while_checking=pool.start)
             with locked(plan.folder.path):
                 plan.write()
-                with study_view(plan) as view:
-                    progress = run_cells(plan, pool, view)
-                untimed = time_arms(plan, pool)
+                progress = run_cells(plan, pool, view)
+                untimed = time_arms(plan, pool, view)
+                view.writing()
                 report = write_report(plan.folder.path)
     except Interrupted as error:
-        options = [*(["--workers", str(workers)] if workers else []), *(["--json"] if as_json else [])]
+        options = [*(["--workers", str(workers)] if workers else []), *flags(quiet=quiet, json=as_json)]
         again = command_line("compare", *words, *options)
         kept = (
             f"{sum(c.is_done() for c in plan.cells)} of {len(plan.cells)} cells are finished and kept"

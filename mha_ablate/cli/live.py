@@ -1,208 +1,113 @@
-"""Watching a study or a run: a live view on a terminal, one plain line an interval elsewhere. Always on standard error."""
+"""Watching a study or a run: a live picture on a terminal, plain lines elsewhere, nothing when quiet. Always on standard error."""
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from mha_ablate.cli.words import loss, measured, pace
+from mha_ablate.study.forecast import Countdown
+from mha_ablate.study.observer import Observer
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rich.console import RenderableType
-
-    from mha_ablate.study.execute import Progress
-    from mha_ablate.study.plan import Plan
+    from mha_ablate.study.progress import Progress
 
 INTERVAL = 10.0  # seconds between plain lines
-CELL_WIDTH = 13
 
 
-def duration(seconds: float | None) -> str:
-    """`1h02m`, `2m05s`, `7s`; `-` where unknown."""
-    if seconds is None:
-        return "-"
-    whole = max(0, round(seconds))
-    hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
-    if hours:
-        return f"{hours}h{minutes:02d}m"
-    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+def study_view(*, quiet: bool = False) -> AbstractContextManager[Observer]:
+    """A context that yields the observer for `compare`: cells by arm and seed."""
+    if quiet or not _can_draw():
+        return nullcontext(Observer() if quiet else PlainStudy())
+    from mha_ablate.cli.picture import StudyPicture, on_terminal
+
+    return on_terminal("checking arms, text and models", StudyPicture)
 
 
-def thousands(value: float) -> str:
-    """`23.4k`, `870`."""
-    return f"{value / 1000:.1f}k" if value >= 1000 else f"{value:.0f}"
+def run_view(*, quiet: bool = False) -> AbstractContextManager[Observer]:
+    """A context that yields the observer for `train`: one run."""
+    if quiet or not _can_draw():
+        return nullcontext(Observer() if quiet else PlainRun())
+    from mha_ablate.cli.picture import RunPicture, on_terminal
+
+    return on_terminal("checking text and model", RunPicture)
 
 
-@contextmanager
-def study_view(plan: Plan) -> Iterator[Callable[[Progress], None]]:
-    """Yields what `run_cells` calls on every change."""
-    if not sys.stderr.isatty():
-        yield _PlainStudy()
-        return
-    from rich.console import Console
-    from rich.live import Live
-
-    with Live(console=Console(stderr=True), refresh_per_second=8, transient=True) as live:
-        yield lambda progress: live.update(_study_table(plan, progress, live.console.width))
+def _can_draw() -> bool:
+    """Whether standard error is a terminal that can move its cursor."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
 
 
-class _PlainStudy:
-    """A line when something ended, and one every interval."""
+class PlainStudy(Observer):
+    """A line when a cell has ended, and one every interval. Nothing before the first: a refusal is then one line."""
 
     def __init__(self) -> None:
-        self.last, self.ended = time.monotonic(), -1
+        self.last, self.milestone, self.turns = 0.0, None, Countdown()
 
-    def __call__(self, progress: Progress) -> None:
+    def training(self, progress: Progress) -> None:
+        """A line, if it is time for one."""
         now = time.monotonic()
-        new_end = len(progress.finished) > self.ended
-        if not new_end and now - self.last < INTERVAL:
-            return
-        self.last, self.ended = now, len(progress.finished)
-        print(study_line(progress), file=sys.stderr, flush=True)
+        milestone = self.milestone_of(progress)
+        if milestone != self.milestone or now - self.last >= INTERVAL:
+            self.milestone = milestone
+            self.say(self.line(progress, now), now)
+
+    def milestone_of(self, progress: Progress) -> Any:
+        """What makes a line due when it changes."""
+        return len(progress.finished)
+
+    def line(self, progress: Progress, now: float) -> str:
+        """What is said."""
+        return study_line(progress, now)
+
+    def timing(self, done: int, total: int) -> None:
+        """A line at the start, and one every interval."""
+        now = time.monotonic()
+        left = self.turns.left(done, total, now)
+        if not done or now - self.last >= INTERVAL:
+            words = [f"measuring step times, one arm at a time: turn {done}/{total}", *pace(0.0, left)]
+            self.say("  ".join(words), now)
+
+    def writing(self) -> None:
+        """One line."""
+        self.say("writing the report", time.monotonic())
+
+    def say(self, line: str, now: float) -> None:
+        """Print it, and remember when."""
+        self.last = now
+        print(line, file=sys.stderr, flush=True)
 
 
-def study_line(progress: Progress) -> str:
+class PlainRun(PlainStudy):
+    """A line at every evaluation, and one every interval."""
+
+    def milestone_of(self, progress: Progress) -> Any:
+        """The number of evaluations."""
+        return [len(clock.evaluations) for clock in progress.clocks.values()]
+
+    def line(self, progress: Progress, now: float) -> str:
+        """What is said."""
+        return run_line(progress, now)
+
+
+def study_line(progress: Progress, now: float) -> str:
     """Cells done, steps done, pace, time left, and what runs now."""
-    total = progress.done_before + len(progress.todo)
-    parts = [f"{progress.done_before + len(progress.finished)}/{total} cells"]
+    parts = [f"{progress.ended}/{len(progress.cells)} cells"]
     if progress.todo:
         parts.append(f"step {progress.steps_done}/{progress.steps_wanted}")
     if progress.running:
-        parts += _pace(progress)
+        parts += pace(progress.tokens_per_s, progress.seconds_left(now))
     for (arm, seed), line in progress.running.items():
         if "loss/train" in line:
-            parts.append(f"{arm}/{seed} step {line['step']} loss {_loss(line['loss/train'])}")
+            parts.append(f"{arm}/{seed} step {line['step']} loss {loss(line['loss/train'])}")
     return "  ".join(parts)
 
 
-def _pace(progress: Progress) -> list[str]:
-    """Tokens a second and time left, once they are known."""
-    known = []
-    if progress.tokens_per_s:
-        known.append(f"{thousands(progress.tokens_per_s)} tokens/s")
-    if progress.seconds_left is not None:
-        known.append(f"{duration(progress.seconds_left)} left")
-    return known
-
-
-def _loss(value: float | None) -> str:
-    return "nan" if value is None else f"{value:.3f}"
-
-
-def _study_table(plan: Plan, progress: Progress, width: int) -> RenderableType:
-    from rich.console import Group
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
-
-    arms, seeds = list(plan.arms), plan.study.seed_list
-    longest = max(len(arm) for arm in arms)
-    fits = longest + 2 + CELL_WIDTH * len(seeds) <= width
-    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    grid.add_column("arm", no_wrap=True)
-    cells = {(c.arm, c.seed): _cell_text(progress, c.arm, c.seed) for c in plan.cells}
-    if fits:
-        for seed in seeds:
-            grid.add_column(f"seed {seed}", no_wrap=True, min_width=CELL_WIDTH - 2)
-        for arm in arms:
-            grid.add_row(arm, *(cells[arm, seed] for seed in seeds))
-    else:
-        grid.add_column("seeds")
-        grid.add_column("now", no_wrap=True)
-        for arm in arms:
-            marks = Text.assemble(*((cells[arm, s].plain[:1], cells[arm, s].style) for s in seeds))
-            now = [f"{s}: {cells[arm, s].plain[2:]}" for s in seeds if (arm, s) in progress.running]
-            grid.add_row(arm, marks, "  ".join(now))
-    share = progress.steps_done / progress.steps_wanted if progress.steps_wanted else 1.0
-    status = Table.grid(padding=(0, 2, 0, 0))
-    status.add_row(
-        ProgressBar(total=1.0, completed=share, width=max(10, min(30, width - 50))),
-        f"{share:.0%}",
-        "  ".join(_pace(progress)),
-    )
-    legend = Text(
-        "> running: step, training loss   = done: validation loss   . waiting   ! not finite or failed", style="dim"
-    )
-    legend.truncate(width)
-    return Group(grid, Text(), status, legend)
-
-
-def _cell_text(progress: Progress, arm: str, seed: int) -> Any:
-    from rich.text import Text
-
-    key = (arm, seed)
-    if key in progress.running:
-        line = progress.running[key]
-        if "loss/train" not in line:
-            return Text("> starting", style="cyan")
-        loss = line["loss/train"]
-        return Text(f"> {line['step']:<4} {'nan' if loss is None else f'{loss:.2f}'}", style="cyan")
-    state = progress.finished.get(key)
-    if key in progress.losses and state in (None, "ok"):
-        loss = progress.losses.get(key)
-        return Text("= not finite" if loss is None else f"= {loss:.4f}", style="green")
-    if state is None:
-        return Text(". waiting", style="dim")
-    return Text(f"! {state}", style="red")
-
-
-@contextmanager
-def waiting(what: str) -> Iterator[None]:
-    """A word on a terminal while nothing else can be shown yet; gone afterwards."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    print(what, end="\r", file=sys.stderr, flush=True)
-    try:
-        yield
-    finally:
-        print(" " * len(what), end="\r", file=sys.stderr, flush=True)
-
-
-@contextmanager
-def run_view(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Yields what takes the lines of a single run."""
-    start = time.monotonic()
-    if not sys.stderr.isatty():
-        yield _PlainRun(steps, start)
-        return
-    from rich.console import Console
-    from rich.live import Live
-    from rich.text import Text
-
-    latest: dict[str, Any] = {}
-    with Live(console=Console(stderr=True), refresh_per_second=8, transient=True) as live:
-
-        def show(line: dict[str, Any]) -> None:
-            latest.update(line)
-            live.update(Text(run_line(latest, steps, time.monotonic() - start)))
-
-        yield show
-
-
-class _PlainRun:
-    """A line at every evaluation, and one every interval."""
-
-    def __init__(self, steps: int, start: float) -> None:
-        self.steps, self.start, self.last, self.latest = steps, start, 0.0, {}
-
-    def __call__(self, line: dict[str, Any]) -> None:
-        self.latest = {**self.latest, **line}
-        now = time.monotonic()
-        if "loss/val" in line or now - self.last >= INTERVAL:
-            self.last = now
-            print(run_line(self.latest, self.steps, now - self.start), file=sys.stderr, flush=True)
-
-
-def run_line(line: dict[str, Any], steps: int, seconds: float) -> str:
-    """Step, losses, pace, time left."""
-    parts = [f"step {line['step']}/{steps}"]
-    parts += [f"{k.replace('loss/', '')} {_loss(line[k])}" for k in ("loss/train", "loss/val") if k in line]
-    if line.get("perf/tokens_per_s"):
-        parts.append(f"{thousands(line['perf/tokens_per_s'])} tokens/s")
-    if line["step"]:
-        parts.append(f"{duration(seconds / line['step'] * (steps - line['step']))} left")
-    return "  ".join(parts)
+def run_line(progress: Progress, now: float) -> str:
+    """Step, losses, pace and time left of a single run."""
+    (line,) = progress.running.values()
+    parts = [f"step {line.get('step', 0)}/{progress.steps_wanted}", *measured(line)]
+    return "  ".join([*parts, *pace(progress.tokens_per_s, progress.seconds_left(now))])

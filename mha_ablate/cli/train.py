@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mha_ablate.cli.common import Json, Settings, epilog
+from mha_ablate.cli.common import Json, Quiet, Settings, epilog
 
 EPILOG = epilog(
     {
@@ -19,31 +19,29 @@ EPILOG = epilog(
 )
 
 
-def train(settings: Settings = None, as_json: Json = False) -> None:
+def train(settings: Settings = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Train one model and leave a run folder: outputs/NAME/FC_OUT/seed=N.
 
     NAME is `train` unless you give name=. `mha-ablate report outputs/NAME` compares what lies there.
     """
-    from mha_ablate.cli.common import command_line, note, print_json
-    from mha_ablate.cli.live import run_view, waiting
+    from mha_ablate.cli.common import command_line, flags, note, print_json
+    from mha_ablate.cli.live import run_view
     from mha_ablate.errors import Interrupted, RunFailed
-    from mha_ablate.study.cell import run_cell
     from mha_ablate.study.execute import interruptible
-    from mha_ablate.study.single import single_cell
+    from mha_ablate.study.single import run_single, single_cell
 
     words = list(settings or [])
     try:
-        with interruptible():
-            with waiting("checking text and model ..."):
-                cell = single_cell(words)
-            if cell.is_done():
-                note("this run was finished before, and is not trained again")
-                run = cell.folder.read()
-            else:
-                with run_view(cell.config.trainer.steps) as view:
-                    run = run_cell(cell, view)
+        with interruptible(), run_view(quiet=quiet) as view:
+            view.checking()
+            cell = single_cell(words)
+            done_before = cell.is_done()
+            run = cell.folder.read() if done_before else run_single(cell, view)
     except Interrupted as error:
-        raise Interrupted(f"{error}; to start this run again: {command_line('train', *words)}") from None
+        again = command_line("train", *words, *flags(quiet=quiet, json=as_json))
+        raise Interrupted(f"{error}; to start this run again: {again}") from None
+    if done_before and not quiet:
+        note("this run was finished before, and is not trained again")
     if as_json:
         print_json({"folder": str(cell.folder.path), **run})
     else:
@@ -56,7 +54,7 @@ def _print(run: dict, folder: str, group: str) -> None:
     import math
 
     from mha_ablate.cli.common import command_line
-    from mha_ablate.cli.live import duration, thousands
+    from mha_ablate.cli.words import duration, thousands
     from mha_ablate.report.tables import si
 
     result, cost = run["result"], run["cost"]

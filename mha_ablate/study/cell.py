@@ -126,7 +126,10 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def run_cell(cell: Cell, on_line: OnLine) -> dict[str, Any]:
-    """Train a cell and leave a complete run folder; returns its run.json. An exception is recorded as `failed`, then raised."""
+    """Train a cell and leave a complete run folder; returns its run.json. An exception is recorded as `failed`, then raised.
+
+    `on_line` receives every line of metrics.jsonl and, when training begins, one that says so: step 0 and `val_tokens`.
+    """
     with locked(cell.folder.path):
         cell.folder.clear()
         run = cell.head()
@@ -167,6 +170,7 @@ def _train_into(cell: Cell, run: dict[str, Any], on_line: OnLine) -> None:
         train_flops_per_step=cost["train_flops_per_token"] * tokens_per_step,
         factors={"loss/val": ("loss/val_bits_per_byte", corpus.nats_to_bits_per_byte)},
     )
+    on_line({"step": 0, "val_tokens": len(corpus.val)})  # not measured, and not recorded: training begins
     try:
         outcome = train(
             model,

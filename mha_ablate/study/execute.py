@@ -4,59 +4,20 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from mha_ablate import build
 from mha_ablate.errors import Interrupted, RunFailed
 from mha_ablate.run.folder import read_json, write_json
-from mha_ablate.study.cell import Cell
+from mha_ablate.study.observer import Observer
 from mha_ablate.study.plan import Plan
 from mha_ablate.study.pool import Worker
+from mha_ablate.study.progress import Progress, key_of
+from mha_ablate.study.timing import turns
 from mha_ablate.training.hardware import cpu_count
-
-
-@dataclass
-class Progress:
-    """Where a study stands. `on_change` of `run_cells` receives it."""
-
-    todo: list[Cell]
-    done_before: int
-    running: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
-    finished: dict[tuple[str, int], str] = field(default_factory=dict)
-    losses: dict[tuple[str, int], float | None] = field(default_factory=dict)
-    failures: list[tuple[Cell, str]] = field(default_factory=list)
-    started: float = field(default_factory=time.monotonic)
-    first_line: float | None = None
-
-    @property
-    def steps_wanted(self) -> int:
-        """Updates of all cells to do."""
-        return sum(cell.config.trainer.steps for cell in self.todo)
-
-    @property
-    def steps_done(self) -> int:
-        """Updates made so far; a cell that has ended counts whole."""
-        whole = sum(c.config.trainer.steps for c in self.todo if (c.arm, c.seed) in self.finished)
-        return whole + sum(line.get("step", 0) for line in self.running.values())
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Time left at the pace so far, counted from the first line of any cell."""
-        if self.first_line is None or not self.steps_done:
-            return None
-        pace = (time.monotonic() - self.first_line) / self.steps_done
-        return pace * (self.steps_wanted - self.steps_done)
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens a second of all cells that run now."""
-        return sum(line.get("perf/tokens_per_s") or 0.0 for line in self.running.values())
-
-
-OnChange = Callable[[Progress], None]
 
 
 class Pool:
@@ -104,29 +65,27 @@ def interruptible() -> Iterator[None]:
         raise Interrupted("interrupted") from None
 
 
-def run_cells(plan: Plan, pool: Pool, on_change: OnChange) -> Progress:
+def run_cells(plan: Plan, pool: Pool, observer: Observer) -> Progress:
     """Run every cell that is not done yet; a cell that fails takes no other with it. Returns the final state."""
-    done = {(c.arm, c.seed): c.folder.read()["result"]["val_loss"] for c in plan.cells if c.is_done()}
-    todo = [cell for cell in plan.cells if (cell.arm, cell.seed) not in done]
-    progress = Progress(todo, len(done), losses={**done})
-    waiting = list(todo)
-    on_change(progress)
-    if not todo:
-        return progress
-    pool.size = min(pool.size, len(todo))
-    pool.start()
-    while len(progress.finished) < len(todo):
+    done = {key_of(c): c.folder.read()["result"]["val_loss"] for c in plan.cells if c.is_done()}
+    progress = Progress(plan.cells, done, to_be_timed=not costs_are_known(plan))
+    waiting = list(progress.todo)
+    if waiting:
+        progress.workers = pool.size = min(pool.size, len(waiting))
+        pool.start()
+    observer.training(progress)
+    while len(progress.finished) < len(progress.todo):
         try:
             worker, message = pool.inbox.get(timeout=0.2)
         except queue.Empty:
-            on_change(progress)
+            observer.training(progress)
             continue
         _take_in(worker, message, pool, progress)
         if worker.cell is None and worker.ready and waiting:
             cell = waiting.pop(0)
-            progress.running[cell.arm, cell.seed] = {}
+            progress.begin(cell, time.monotonic())
             worker.give(cell)
-        on_change(progress)
+        observer.training(progress)
     return progress
 
 
@@ -140,17 +99,11 @@ def _take_in(worker: Worker, message: dict[str, Any], pool: Pool, progress: Prog
         return
     cell = worker.cell
     assert cell is not None, f"a worker without a cell said {message}"
-    key = cell.arm, cell.seed
     if message["kind"] == "line":
-        progress.first_line = progress.first_line or time.monotonic()
-        progress.running[key] = {**progress.running[key], **message["line"]}
+        progress.hear(cell, message["line"], time.monotonic())
     elif message["kind"] == "done":
         worker.cell = None
-        del progress.running[key]
-        progress.finished[key] = message["state"]
-        progress.losses[key] = message.get("val_loss")
-        if message["state"] == "failed":
-            progress.failures.append((cell, message["error"]))
+        progress.end(cell, message["state"], time.monotonic(), loss=message.get("val_loss"), error=message.get("error"))
 
 
 def _replace(worker: Worker, pool: Pool, progress: Progress) -> None:
@@ -164,18 +117,16 @@ def _replace(worker: Worker, pool: Pool, progress: Progress) -> None:
         cell.folder.write(
             {**cell.head(), **cell.folder.read(), "state": "failed", "error": reason, "ended": time.time()}
         )
-        del progress.running[cell.arm, cell.seed]
-        progress.finished[cell.arm, cell.seed] = "failed"
-        progress.failures.append((cell, reason))
+        progress.end(cell, "failed", time.monotonic(), error=reason)
     pool.start()
 
 
-def time_arms(plan: Plan, pool: Pool) -> str | None:
+def time_arms(plan: Plan, pool: Pool, observer: Observer) -> str | None:
     """Measure the costs of the plan's arms unless they are known; returns why that failed, if it did."""
     if costs_are_known(plan):
         return None
     try:
-        measure_costs(plan, pool)
+        measure_costs(plan, pool, observer)
     except RunFailed as error:
         return str(error)
     return None
@@ -192,8 +143,9 @@ def _arm_hashes(plan: Plan) -> dict[str, str]:
     return {cell.arm: cell.arm_hash for cell in plan.cells}
 
 
-def measure_costs(plan: Plan, pool: Pool) -> dict[str, Any]:
+def measure_costs(plan: Plan, pool: Pool, observer: Observer) -> dict[str, Any]:
     """Costs of every arm: counted, and timed by one worker with nothing beside it. Written to cost.json."""
+    observer.timing(0, turns(len(plan.arms)))
     costs = {arm: build.counted_cost(config, plan.corpus.vocab_size) for arm, config in plan.arms.items()}
     worker = pool.keep_one()
     worker.ask({"kind": "time", "configs": {arm: asdict(config) for arm, config in plan.arms.items()}})
@@ -205,6 +157,8 @@ def measure_costs(plan: Plan, pool: Pool) -> dict[str, Any]:
             raise RunFailed(f"step times could not be measured: {worker.how_it_ended()}")
         if message["kind"] == "done":
             raise RunFailed(f"step times could not be measured: {message['error']}")
+        if message["kind"] == "turn":
+            observer.timing(message["done"], message["total"])
         if message["kind"] == "times":
             break
     result = {

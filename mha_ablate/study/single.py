@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
 from mha_ablate import build
 from mha_ablate.config.compose import compose
 from mha_ablate.corpora import corpus_of, pinned
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import StudyFolder
-from mha_ablate.study.cell import Cell
+from mha_ablate.study.cell import Cell, run_cell
+from mha_ablate.study.observer import Observer
 from mha_ablate.study.plan import outputs_of
+from mha_ablate.study.progress import Progress
 
 DEFAULT_NAME = "train"
 
@@ -38,3 +43,16 @@ def single_cell(overrides: list[str]) -> Cell:
     cell.check_arm()
     cell.check_folder()
     return cell
+
+
+def run_single(cell: Cell, observer: Observer) -> dict[str, Any]:
+    """Run it in this process, as a study of one cell; returns its run.json."""
+    progress = Progress([cell])
+    progress.begin(cell, time.monotonic())
+    observer.training(progress)
+
+    def on_line(line: dict[str, Any]) -> None:
+        progress.hear(cell, line, time.monotonic())
+        observer.training(progress)
+
+    return run_cell(cell, on_line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -13,24 +14,32 @@ from mha_ablate.config.schema import RunConfig
 from mha_ablate.corpora import corpus_of
 
 ROUNDS = 7
+WARM_UP = 2
 SECONDS_PER_TURN = 0.2
 
+OnTurn = Callable[[int, int], None]
 
-def measure_steps(configs: dict[str, RunConfig]) -> dict[str, dict[str, Any]]:
+
+def measure_steps(configs: dict[str, RunConfig], on_turn: OnTurn) -> dict[str, dict[str, Any]]:
     """`step_ms` and `tokens_per_s` of each arm: the median of 7 rounds in which every arm takes a turn, and their range.
 
     Two untimed steps warm an arm up; a turn is as many steps as fit in about 0.2 s, at least one. The order of the arms is turned
-    round from one round to the next, so that a drift of the machine falls on all alike.
+    round from one round to the next, so that a drift of the machine falls on all alike. Between turns, `on_turn` receives how many
+    are done and how many there are; warming an arm up counts as one.
     """
-    arms = {name: _Stepper(config) for name, config in configs.items()}
-    first = next(iter(arms.values()))
-    per_turn = max(1, min(10, int(SECONDS_PER_TURN / max(1e-4, first.seconds(1)))))
+    total = turns(len(configs))
+    arms: dict[str, _Stepper] = {}
+    for name, config in configs.items():
+        arms[name] = _Stepper(config)
+        on_turn(len(arms), total)
+    per_turn = _steps_per_turn(next(iter(arms.values())).seconds(1))
     seconds: dict[str, list[float]] = {name: [] for name in arms}
     names = list(arms)
     for turn in range(ROUNDS):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
             seconds[name].append(arms[name].seconds(per_turn) / per_turn)
+            on_turn(len(arms) + sum(map(len, seconds.values())), total)
     return {
         name: {
             "step_ms": 1000 * statistics.median(times),
@@ -39,6 +48,21 @@ def measure_steps(configs: dict[str, RunConfig]) -> dict[str, dict[str, Any]]:
         }
         for name, times in seconds.items()
     }
+
+
+def turns(arms: int) -> int:
+    """How many turns `measure_steps` tells of: each arm is warmed up and then takes one a round."""
+    return arms * (1 + ROUNDS)
+
+
+def seconds_of_timing(step_seconds: Sequence[float]) -> float:
+    """About how long `measure_steps` takes, given what a step of each arm takes."""
+    steps_of_an_arm = WARM_UP + ROUNDS * _steps_per_turn(step_seconds[0])
+    return steps_of_an_arm * sum(step_seconds)
+
+
+def _steps_per_turn(step_seconds: float) -> int:
+    return max(1, min(10, int(SECONDS_PER_TURN / max(1e-4, step_seconds))))
 
 
 class _Stepper:
@@ -54,7 +78,7 @@ class _Stepper:
         self.optimizer = build.optimizer_of(config, self.model, hardware.dtype)
         self.batches = build.batches_of(config, corpus, self.device)
         self.tokens = config.trainer.batch_size * config.model.context
-        self.seconds(2)
+        self.seconds(WARM_UP)
 
     def seconds(self, steps: int) -> float:
         """Wall time of so many updates."""

@@ -45,7 +45,8 @@ def main() -> None:
                 )
             else:
                 configs = {arm: from_plain(plain) for arm, plain in request["configs"].items()}
-                tell({"kind": "times", "times": measure_steps(configs)})
+                times = measure_steps(configs, lambda done, total: tell({"kind": "turn", "done": done, "total": total}))
+                tell({"kind": "times", "times": times})
         except Exception as error:
             tell({"kind": "done", "state": "failed", "error": f"{type(error).__name__}: {error}"})
 

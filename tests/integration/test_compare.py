@@ -13,6 +13,7 @@ import pytest
 from tests.integration.process import gone, interrupt, run, start, states, wait_for
 
 TWO_ARMS = ["study.arms=[dense,none]", "study.seeds=2", "--workers", "2"]
+TIMING = "measuring step times, one arm at a time: turn 0/16"
 LONG = ["trainer.steps=150", "trainer.eval_every=50"]
 
 
@@ -53,6 +54,20 @@ def test_a_study_from_nothing_to_a_report(small: list[str], tmp_path: Path) -> N
     assert printed.stdout.partition("next:")[2].count("mha-ablate ") == 3
     again = run("report", str(folder), "--json")
     assert essence(json.loads(again.stdout)) == essence(report)
+
+
+def test_quiet_says_nothing_on_the_way(small: list[str], tmp_path: Path) -> None:
+    request = ["compare", *small, *TWO_ARMS]
+    told = run(*request)
+    assert [line.partition("  ")[0] for line in told.stderr.splitlines()][-3:-1] == ["4/4 cells", TIMING]
+    assert told.stderr.endswith("writing the report\n")
+    for extra in (["--quiet"], ["-q", "--json", f"outputs={tmp_path / 'other'}"]):
+        done = run(*request, *extra)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout
+    assert len(json.loads(done.stdout)["arms"]) == 2
+    refused = run("compare", *small, "-q", "optim.lr=none")
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
 def test_more_seeds_keep_the_finished_cells(small: list[str], tmp_path: Path) -> None:
@@ -152,9 +167,10 @@ def test_two_at_once_on_one_study_do_not_mix(small: list[str], tmp_path: Path) -
 
 
 def test_a_worker_killed_before_it_wrote_a_word_leaves_a_cell_that_can_run(small: list[str], tmp_path: Path) -> None:
-    from mha_ablate.study.execute import Pool, Progress, _replace
+    from mha_ablate.study.execute import Pool, _replace
     from mha_ablate.study.plan import make_plan
     from mha_ablate.study.pool import Worker
+    from mha_ablate.study.progress import Progress
 
     plan = make_plan([*small, "study.arms=[dense,none]", "study.seeds=1"])
     pool = Pool(0)
@@ -163,7 +179,8 @@ def test_a_worker_killed_before_it_wrote_a_word_leaves_a_cell_that_can_run(small
     pool.workers.append(worker)
     worker.process.kill()
     worker.process.wait()
-    progress = Progress(plan.cells, 0, running={("dense", 0): {}})
+    progress = Progress(plan.cells)
+    progress.begin(plan.cells[0], 0.0)
     _replace(worker, pool, progress)
     assert progress.failures[0][0] == plan.cells[0]
     assert states(tmp_path / "outputs/fc_out") == {"dense/seed=0": "failed"}

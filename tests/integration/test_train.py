@@ -50,6 +50,17 @@ def test_a_finished_run_is_not_trained_again(cli: Cli, small: list[str], tmp_pat
     assert (tmp_path / "outputs/train/dense/seed=0/metrics.jsonl").stat().st_mtime_ns == stamp
 
 
+def test_progress_is_told_unless_quiet(cli: Cli, small: list[str]) -> None:
+    lines = cli("train", *small, "name=told").err.splitlines()
+    assert [line.partition("  ")[0] for line in lines] == ["step 0/6", "step 3/6", "step 6/6"]
+    assert "val " in lines[1]
+    assert "train " in lines[1]
+    assert lines[2].endswith("0s left")
+    for name in ("quiet", "told"):  # trained, and finished before
+        said = cli("train", *small, f"name={name}", "-q", "--json")
+        assert (said.code, said.err, said.json["state"]) == (0, "", "ok")
+
+
 def test_the_same_seed_gives_the_same_bits(cli: Cli, small: list[str]) -> None:
     one = cli("train", *small, "name=a", "trainer.threads=1", "model.dropout=0.1", "--json").json
     two = cli("train", *small, "name=b", "trainer.threads=1", "model.dropout=0.1", "--json").json
