@@ -28,7 +28,7 @@ class PlainFiles(TextBuilder):
         kwargs = {"base_files": list(self.files), "files_iterables": [[file] for file in self.files]}
         return [datasets.SplitGenerator(name="train", gen_kwargs=kwargs)]
 
-    def _generate_tables(self, base_files: Any, files_iterables: Any) -> Any:
+    def _generate_tables(self, base_files: Any, files_iterables: Any) -> Any:  # noqa: ARG002
         """One row a piece of `chunksize` characters: a text without line breaks needs no more memory than one with them."""
         for i, (file,) in enumerate(files_iterables):
             between = ["\n"] if i else []
@@ -47,11 +47,11 @@ def pieces(files: list[Path]) -> Iterator[str]:
             link.symlink_to(file)
         builder = PlainFiles(cache_dir=str(Path(scratch, "cache")), encoding="utf-8-sig", chunksize=PIECE)
         builder.files = tuple(map(str, links))
-        for rows in batches(builder.as_streaming_dataset(split="train"), "text"):
+        for rows in batches(builder.as_streaming_dataset(split="train"), "text", size=1):
             yield "".join(rows)
 
 
-def batches(table: Any, column: str) -> Iterator[list[str]]:
-    """The strings of one column of a `datasets` table, streamed or not, some rows at a time; empty cells are left out."""
-    for batch in table.select_columns(column).with_format("arrow").iter(batch_size=1000):
+def batches(table: Any, column: str, size: int = 1000) -> Iterator[list[str]]:
+    """The strings of one column of a `datasets` table, streamed or not, `size` rows at a time; empty cells are left out."""
+    for batch in table.select_columns(column).with_format("arrow").iter(batch_size=size):
         yield [value for value in batch.column(column).to_pylist() if value is not None]
