@@ -42,48 +42,22 @@ def compare(
     """
     from mha_ablate.cli.common import command_line, flags, print_json
     from mha_ablate.cli.live import study_view
-    from mha_ablate.errors import Interrupted, RequestError, RunFailed
-    from mha_ablate.report.write import write_report
-    from mha_ablate.run.lock import locked
-    from mha_ablate.study.execute import Pool, default_workers, interruptible, run_cells, time_arms
-    from mha_ablate.study.plan import make_plan
+    from mha_ablate.conduct import conduct
+    from mha_ablate.errors import Interrupted, RunFailed
 
-    if workers is not None and not 1 <= workers <= 1024:
-        raise RequestError(f"--workers {workers} is out of range: it must be 1 to 1024")
     words = list(settings or [])
-    pool = Pool(workers or 1)
-    plan: Plan | None = None
     try:
-        with interruptible(), study_view(quiet=quiet) as view:
-            view.checking()
-            pool.size = workers or default_workers()
-            plan = make_plan(words, while_checking=pool.start)
-            with locked(plan.folder.path):
-                plan.write()
-                progress = run_cells(plan, pool, view)
-                untimed = time_arms(plan, pool, view)
-                view.writing()
-                report = write_report(plan.folder.path)
+        with study_view(quiet=quiet) as view:
+            done = conduct(words, workers=workers, observer=view)
     except Interrupted as error:
         options = [*(["--workers", str(workers)] if workers else []), *flags(quiet=quiet, json=as_json)]
-        again = command_line("compare", *words, *options)
-        kept = (
-            f"{sum(c.is_done() for c in plan.cells)} of {len(plan.cells)} cells are finished and kept"
-            if plan
-            else "nothing was begun"
-        )
-        raise Interrupted(f"{error}; {kept}; to go on: {again}") from None
-    finally:
-        pool.stop()
+        raise Interrupted(f"{error}; to go on: {command_line('compare', *words, *options)}") from None
     if as_json:
-        print_json(report)
+        print_json(done.report)
     else:
-        _print(report, plan, words)
-    if progress.failures:
-        named = "; ".join(f"{cell.arm}/seed={cell.seed}: {error}" for cell, error in progress.failures)
-        raise RunFailed(f"{len(progress.failures)} cell(s) failed ({named}); the same command runs them again")
-    if untimed:
-        raise RunFailed(untimed)
+        _print(done.report, done.plan, words)
+    if done.failure:
+        raise RunFailed(done.failure)
 
 
 def _print(report: dict, plan: Plan, words: list[str]) -> None:

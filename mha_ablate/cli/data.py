@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mha_ablate.cli.common import Json, Settings, epilog
+from mha_ablate.cli.common import Json, Quiet, Settings, epilog
 
 if TYPE_CHECKING:
     from mha_ablate.data.corpus import Corpus
@@ -30,8 +30,6 @@ PREPARE_EPILOG = epilog(
     "data",
     "tokenizer",
 )
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on standard error.")]
-
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -69,13 +67,13 @@ def prepare(settings: Settings = None, quiet: Quiet = False, as_json: Json = Fal
 
 def _corpus(settings: list[str] | None, quiet: bool) -> tuple[Corpus, bool]:
     """The corpus of a request, and whether its tokens lie in the cache."""
-    from mha_ablate.cli.text_view import text_view
+    from mha_ablate.cli.live import text_view
     from mha_ablate.config.compose import compose
     from mha_ablate.corpora import corpus_of, is_kept
 
     config = compose(list(settings or [])).config
-    with text_view(quiet=quiet) as watch:
-        corpus = corpus_of(config, watch=watch, any_length=True)
+    with text_view(quiet=quiet) as view:
+        corpus = corpus_of(config, watch=view.reading, any_length=True)
     return corpus, is_kept(config, corpus)
 
 

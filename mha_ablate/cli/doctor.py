@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -29,10 +31,9 @@ def doctor(as_json: Json = False) -> None:
     import dataclasses
 
     from mha_ablate.cli.common import print_json
-    from mha_ablate.cli.live import waiting
     from mha_ablate.doctor.examine import advice, examine
 
-    with waiting("looking around ..."):
+    with _said("looking around ..."):
         facts = examine()
     sound = not any(fact.state == "problem" for fact in facts)
     if as_json:
@@ -41,6 +42,21 @@ def doctor(as_json: Json = False) -> None:
         print("\n".join(lay_out(facts, advice(facts), **_style())))
     if not sound:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _said(words: str) -> Iterator[None]:
+    """A word on a terminal while nothing else can be shown yet; gone afterwards. By hand: `rich` may be what is missing."""
+    import sys
+
+    if not sys.stderr.isatty():
+        yield
+        return
+    print(words, end="\r", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print(" " * len(words), end="\r", file=sys.stderr, flush=True)
 
 
 def _style() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from mha_ablate.cli.words import loss, measured, pace
+from mha_ablate.cli.words import characters, loss, measured, pace
 from mha_ablate.study.forecast import Countdown
 from mha_ablate.study.observer import Observer
 
@@ -36,6 +36,15 @@ def run_view(*, quiet: bool = False) -> AbstractContextManager[Observer]:
     return on_terminal("checking text and model", RunPicture)
 
 
+def text_view(*, quiet: bool = False) -> AbstractContextManager[Observer]:
+    """A context that yields the observer for `data`: a text being made ready."""
+    if quiet or not _can_draw():
+        return nullcontext(Observer() if quiet else PlainStudy())
+    from mha_ablate.cli.picture import StudyPicture, on_terminal
+
+    return on_terminal("reading the text", StudyPicture)
+
+
 def _can_draw() -> bool:
     """Whether standard error is a terminal that can move its cursor."""
     return sys.stderr.isatty() and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
@@ -46,6 +55,14 @@ class PlainStudy(Observer):
 
     def __init__(self) -> None:
         self.last, self.milestone, self.turns = 0.0, None, Countdown()
+        self.began: float | None = None
+
+    def reading(self, what: str, done: int, total: int | None) -> None:
+        """A line every interval: most texts are ready before the first."""
+        now = time.monotonic()
+        self.began = self.began or now
+        if now - max(self.began, self.last) >= INTERVAL:
+            self.say(f"{what}  {characters(done, total)}".rstrip(), now)
 
     def training(self, progress: Progress) -> None:
         """A line, if it is time for one."""

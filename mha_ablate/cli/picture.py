@@ -16,7 +16,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from mha_ablate.cli.words import loss, measured, pace, thousands
+from mha_ablate.cli.words import characters, loss, measured, pace, thousands
 from mha_ablate.study.forecast import Countdown
 from mha_ablate.study.observer import Observer
 
@@ -59,10 +59,24 @@ class Lively(Observer):
     def __init__(self, live: Live, checking: str, picture: Callable[[Progress], RenderableType]) -> None:
         self.live, self.words, self.picture = live, checking, picture
         self.drawn, self.turns = 0.0, Countdown()
+        self.texts: dict[str, Countdown] = {}
 
     def checking(self) -> None:
         """Says so."""
         self.live.update(Head(self.words), refresh=True)
+
+    def reading(self, what: str, done: int, total: int | None) -> None:
+        """How much of the text, and the time left."""
+        now = time.monotonic()
+        if now - self.drawn < BETWEEN_PICTURES:
+            return
+        self.drawn = now
+        words = f"{what}  {characters(done, total)}".rstrip()
+        if not total:
+            self.live.update(Head(words))
+            return
+        left = self.texts.setdefault(what, Countdown()).left(done, total, now)
+        self.live.update(Head(words, done / total, ends=None if left is None else now + left))
 
     def training(self, progress: Progress) -> None:
         """The picture of the cells."""

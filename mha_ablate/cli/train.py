@@ -34,7 +34,7 @@ def train(settings: Settings = None, quiet: Quiet = False, as_json: Json = False
     try:
         with interruptible(), run_view(quiet=quiet) as view:
             view.checking()
-            cell = single_cell(words)
+            cell = single_cell(words, view.reading)
             done_before = cell.is_done()
             run = cell.folder.read() if done_before else run_single(cell, view)
     except Interrupted as error:

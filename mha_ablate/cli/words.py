@@ -19,6 +19,13 @@ def thousands(value: float) -> str:
     return f"{value / 1000:.1f}k" if value >= 1000 else f"{value:.0f}"
 
 
+def characters(done: int, total: int | None) -> str:
+    """`12.3M of 100.0M characters`; empty before the first."""
+    if not done:
+        return ""
+    return f"{done / 1e6:.1f}M{f' of {total / 1e6:.1f}M' if total else ''} characters"
+
+
 def loss(value: float | None, digits: int = 3) -> str:
     """A loss; `nan` where it was not finite."""
     return "nan" if value is None else f"{value:.{digits}f}"

@@ -131,7 +131,9 @@ def load_corpus(request: Request, *, context: int | None, known: dict[str, Any] 
     Raises ValueError where the text cannot be used: empty, not the one that is known, or a split shorter than one
     window of `context` tokens and its target (None: any length will do).
     """
-    corpus = known and _cached(request, known["sha256"], known["split"], known["parts"], {k: known[k] for k in NAMES})
+    corpus = None
+    if known:
+        corpus = _cached(request, known["sha256"], known["split"], known["parts"], {k: known[k] for k in NAMES})
     corpus = corpus or _read(request, request.source.stamp())
     if known and any(corpus.reference[k] != known[k] for k in IDENTITY):
         raise ValueError("the text changed since this run was planned: run it again under another name=")

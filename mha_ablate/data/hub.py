@@ -53,7 +53,8 @@ def hub_text(wanted: HubData, max_chars: int | None, licence: str | None, watch:
         return replace(kept, licence=licence or kept.licence)
     if unreachable and not _client_has(wanted):
         _give_up(wanted, unreachable)
-    with _client(offline=unreachable is not None, quiet=watch is unwatched):
+    watch(f"fetching {wanted.name}", 0, None)
+    with _client(offline=unreachable is not None):
         text = _fetch(wanted, max_chars, unreachable, watch)
     return replace(text, licence=licence or text.licence)
 
@@ -100,9 +101,10 @@ def _open(folder: Path) -> Text:
 
 
 @contextmanager
-def _client(*, offline: bool, quiet: bool) -> Iterator[None]:
-    """The Hub's client with our patience: no retries for minutes, and no network at all where none was found."""
+def _client(*, offline: bool) -> Iterator[None]:
+    """The Hub's client with our patience: no retries for minutes, no network where none was found, no words of its own."""
     import datasets
+    import datasets.config
     import huggingface_hub.constants
     import huggingface_hub.utils.logging
 
@@ -119,8 +121,7 @@ def _client(*, offline: bool, quiet: bool) -> Iterator[None]:
         setattr(module, name, value)
     for module in loggers:
         module.set_verbosity_error()
-    if quiet or not os.isatty(2):
-        datasets.disable_progress_bars()
+    datasets.disable_progress_bars()
     try:
         yield
     finally:
@@ -135,6 +136,7 @@ def _client(*, offline: bool, quiet: bool) -> Iterator[None]:
 def _fetch(wanted: HubData, max_chars: int | None, unreachable: str | None, watch: Watch) -> Text:
     """Open the data set and keep its text."""
     import datasets
+    import datasets.exceptions
 
     try:
         builder = datasets.load_dataset_builder(f"hf://datasets/{wanted.name}", wanted.config, revision=wanted.revision)

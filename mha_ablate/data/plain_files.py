@@ -29,11 +29,11 @@ class PlainFiles(TextBuilder):
         return [datasets.SplitGenerator(name="train", gen_kwargs=kwargs)]
 
     def _generate_tables(self, base_files: Any, files_iterables: Any) -> Any:  # noqa: ARG002
-        """One row a piece of `chunksize` characters: a text without line breaks needs no more memory than one with them."""
+        """One row a piece: a text without line breaks needs no more memory than one with them."""
         for i, (file,) in enumerate(files_iterables):
             between = ["\n"] if i else []
-            with open(file, encoding=self.config.encoding) as stream:  # noqa: PTH123
-                rows = itertools.chain(between, iter(lambda: stream.read(self.config.chunksize), ""))
+            with open(file, encoding="utf-8-sig") as stream:  # noqa: PTH123
+                rows = itertools.chain(between, iter(lambda: stream.read(PIECE), ""))
                 for n, row in enumerate(rows):
                     yield Key(i, n), pa.table({"text": [row]})
 
@@ -45,7 +45,7 @@ def pieces(files: list[Path]) -> Iterator[str]:
         links = [Path(scratch, f"{i:06d}.txt") for i in range(len(files))]
         for link, file in zip(links, files, strict=True):
             link.symlink_to(file)
-        builder = PlainFiles(cache_dir=str(Path(scratch, "cache")), encoding="utf-8-sig", chunksize=PIECE)
+        builder = PlainFiles(cache_dir=str(Path(scratch, "cache")))
         builder.files = tuple(map(str, links))
         for rows in batches(builder.as_streaming_dataset(split="train"), "text", size=1):
             yield "".join(rows)

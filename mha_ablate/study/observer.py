@@ -14,6 +14,9 @@ class Observer:
     def checking(self) -> None:
         """The request, the text and the models are being checked."""
 
+    def reading(self, what: str, done: int, total: int | None) -> None:
+        """A text is being fetched, read or tokenised: so many characters of all, as far as that is known."""
+
     def training(self, progress: Progress) -> None:
         """Cells run. Called on every change and a few times a second; `progress` goes on changing afterwards."""
 

@@ -16,6 +16,7 @@ from mha_ablate.config.compose import Composed, compose, compose_many, key_of
 from mha_ablate.config.schema import RunConfig, StudyConfig
 from mha_ablate.corpora import corpus_of, pinned
 from mha_ablate.data.corpus import Corpus
+from mha_ablate.data.text import Watch, unwatched
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import StudyFolder, read_json, write_json
 from mha_ablate.study.cell import Cell
@@ -64,10 +65,13 @@ class Plan:
         write_json(self.folder.plan_file, {"hash": digest, "written": time.time(), "earlier": earlier, **plan})
 
 
-def make_plan(overrides: list[str], while_checking: Callable[[], None] = lambda: None) -> Plan:
+def make_plan(
+    overrides: list[str], while_checking: Callable[[], None] = lambda: None, watch: Watch = unwatched
+) -> Plan:
     """Compose every arm, check every cell, write nothing. Raises RequestError, in one line, for whatever is wrong.
 
-    `while_checking` is called once the request itself is known to be sound, before text and models are looked at.
+    `while_checking` is called once the request itself is known to be sound, before text and models are looked at;
+    `watch` hears of a text being made ready.
     """
     base = compose(overrides)
     study = base.config.study
@@ -80,7 +84,7 @@ def make_plan(overrides: list[str], while_checking: Callable[[], None] = lambda:
     # One thread per cell: workers then do not disturb each other, and the same cell gives the same bits everywhere.
     one_thread = {a: replace(c.config, trainer=replace(c.config.trainer, threads=1)) for a, c in arms.items()}
     configs = {arm: build.resolved(config) for arm, config in one_thread.items()}
-    corpus = corpus_of(configs[study.baseline])
+    corpus = corpus_of(configs[study.baseline], watch=watch)
     configs = {arm: pinned(config, corpus) for arm, config in configs.items()}
     configs = _matched(configs, study, corpus.vocab_size)
     for arm, config in configs.items():

@@ -8,6 +8,7 @@ from typing import Any
 from mha_ablate import build
 from mha_ablate.config.compose import compose
 from mha_ablate.corpora import corpus_of, pinned
+from mha_ablate.data.text import Watch, unwatched
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import StudyFolder
 from mha_ablate.study.cell import Cell, run_cell
@@ -18,8 +19,11 @@ from mha_ablate.study.progress import Progress
 DEFAULT_NAME = "train"
 
 
-def single_cell(overrides: list[str]) -> Cell:
-    """The cell that `train` runs: outputs/<name or train>/<fc_out>/seed=<seed>. Raises RequestError; writes nothing."""
+def single_cell(overrides: list[str], watch: Watch = unwatched) -> Cell:
+    """The cell that `train` runs: outputs/<name or train>/<fc_out>/seed=<seed>. Raises RequestError; writes nothing there.
+
+    `watch` hears of a text being made ready.
+    """
     composed = compose(overrides)
     config = composed.config
     if config.match is not None:
@@ -27,7 +31,7 @@ def single_cell(overrides: list[str]) -> Cell:
             "match=params matches an arm to its baseline: use it in an arm of `compare`, or set model.d_ff"
         )
     config = build.resolved(config)
-    corpus = corpus_of(config)
+    corpus = corpus_of(config, watch=watch)
     config = pinned(config, corpus)
     build.model_of(config, corpus.vocab_size, "meta")
     arm = composed.choices["fc_out"]

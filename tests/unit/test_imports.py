@@ -17,8 +17,10 @@ NAME = PACKAGE.name
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LEVEL = {
-    "__main__": 8,
-    "cli": 7,
+    "__main__": 10,
+    "notebook": 9,
+    "cli": 8,
+    "conduct": 7,
     "report": 6,
     "doctor": 6,
     "study": 5,
@@ -28,7 +30,7 @@ LEVEL = {
     **dict.fromkeys(("model", "data", "run", "cost", "stats"), 2),
     "config": 1,
     "errors": 0,
-    "__init__": 0,
+    "__init__": 0,  # the version; the Python interface that it hands out is imported when it is asked for
 }
 TAKE_PLAIN_ARGUMENTS = ("model", "data", "training", "cost", "stats", "run")
 
@@ -114,7 +116,8 @@ if TYPE_CHECKING:
 
 
 def test_imports_go_down_only() -> None:
-    up = [f"{where}: {a} imports {b}" for a, b, where in edges() if a != b and LEVEL[b] >= LEVEL[a]]
+    rooms = [edge for edge in edges() if edge[0] not in (edge[1], "__init__")]
+    up = [f"{where}: {a} imports {b}" for a, b, where in rooms if LEVEL[b] >= LEVEL[a]]
     assert up == []
 
 
