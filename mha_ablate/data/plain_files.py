@@ -27,7 +27,7 @@ class PlainFiles(TextBuilder):
 
     def _generate_tables(self, base_files: Any, files_iterables: Any) -> Any:
         for i, file in enumerate(files_iterables):
-            if i:
+            if file != [self.files[0]]:  # a stream may ask for each file alone, so their numbers say nothing
                 yield Key(i, -1), pa.table({"text": ["\n"]})
             for n, (_, table) in enumerate(super()._generate_tables(base_files, [file])):
                 yield Key(i, n), table
