@@ -358,7 +358,9 @@ def test_weights_come_back_with_what_was_said_of_them(folder: RunFolder) -> None
     assert sorted(f.name for f in folder.weights_file.parent.iterdir()) == ["checkpoint.json", "weights.safetensors"]
 
 
-@pytest.mark.parametrize("state", [{"kind": "char", "characters": "a\u4e2d"}, {"kind": "bpe", "definition": '{"a": 1}'}])
+@pytest.mark.parametrize(
+    "state", [{"kind": "char", "characters": "a\u4e2d"}, {"kind": "bpe", "definition": '{"a": 1}'}]
+)
 def test_the_tokenizer_comes_back_with_the_weights(folder: RunFolder, state: dict[str, str]) -> None:
     told = dict(state)
     assert load_weights(saved(folder, Net(), told), Net())["tokenizer"] == state
