@@ -10,9 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from mha_ablate.cli import errors
 from mha_ablate.cli.main import app
+
+settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+settings.load_profile("untimed")
 
 SMALL = [
     "model.d_model=16",

@@ -31,7 +31,7 @@ class PlainFiles(TextBuilder):
     def _generate_tables(self, base_files: Any, files_iterables: Any) -> Any:  # noqa: ARG002
         """One row a piece: a text without line breaks needs no more memory than one with them."""
         for i, (file,) in enumerate(files_iterables):
-            between = ["\n"] if i else []
+            between = ["\n"] if file != self.files[0] else []  # a stream may ask for each file alone: `i` says nothing
             with open(file, encoding="utf-8-sig") as stream:  # noqa: PTH123
                 rows = itertools.chain(between, iter(lambda: stream.read(PIECE), ""))
                 for n, row in enumerate(rows):

@@ -181,12 +181,17 @@ def cut_between_words(pieces: Iterator[str] | list[str], size: int) -> Iterator[
 def _last_gap(text: str, start: int) -> int:
     """The first place at or after `start` where white space follows a visible character, or else the last one before; 0 if none."""
     for i in range(start, len(text)):
-        if text[i].isspace() and not text[i - 1].isspace():
+        if _is_white(text[i]) and not _is_white(text[i - 1]):
             return i
     for i in range(min(start, len(text) - 1), 0, -1):
-        if text[i].isspace() and not text[i - 1].isspace():
+        if _is_white(text[i]) and not _is_white(text[i - 1]):
             return i
     return 0
+
+
+def _is_white(character: str) -> bool:
+    """Whether Unicode, and so GPT-2's pre-tokenizer, calls it white space. Python says so of four separators more."""
+    return character.isspace() and not "\x1c" <= character <= "\x1f"
 
 
 def evenly(text: Iterator[str], total: int, wanted: int, piece: int = 1 << 16) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mha_ablate.config.catalog import choice_names
 from tests.conftest import Cli
 
 
@@ -70,7 +71,7 @@ def test_the_same_seed_gives_the_same_bits(cli: Cli, small: list[str]) -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("tokenizer", ["char", "byte"])
+@pytest.mark.parametrize("tokenizer", choice_names("tokenizer"))
 def test_precisions_and_tokenizers_train(cli: Cli, small: list[str], precision: str, tokenizer: str) -> None:
     said = cli("train", *small, f"trainer.precision={precision}", f"tokenizer={tokenizer}", "--json")
     assert said.code == 0, said.err
@@ -103,9 +104,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_as_diverged(cli: Cli, small: lis
 def test_resolved_config_reproduces_the_run(cli: Cli, small: list[str], tmp_path: Path) -> None:
     from mha_ablate.config.compose import compose, from_plain
     from mha_ablate.config.schema import config_hash
+    from mha_ablate.data.corpus import IDENTITY
 
     run = cli("train", *small, "fc_out=per_head", "--json").json
     text = (Path(run["folder"]) / "config.yaml").read_text()
     study = compose([]).config.study
     config = from_plain({**yaml.safe_load(text), "study": {**study.__dict__}})
-    assert config_hash(config.identity(run["text"]["sha256"])) == run["config_hash"]
+    assert config_hash(config.identity({key: run["text"][key] for key in IDENTITY})) == run["config_hash"]

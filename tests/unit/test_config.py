@@ -20,11 +20,15 @@ from hypothesis import strategies as st
 from mha_ablate.config import schema
 from mha_ablate.config.catalog import choice_names, choices, groups
 from mha_ablate.config.compose import compose, compose_many, configs_dir, from_plain, to_yaml
-from mha_ablate.config.schema import RunConfig, StudyConfig, config_hash, safe_name
+from mha_ablate.config.schema import HubConfig, RunConfig, StudyConfig, config_hash, safe_name
 from mha_ablate.errors import RequestError
 
 CHOICES = sorted(f.relative_to(configs_dir()) for f in configs_dir().glob("*/*.yaml"))
-TEXT = "0" * 64
+TEXT = {"sha256": "0" * 64, "split": "blocks", "parts": None, "tokenizer_sha256": "1" * 64}
+REQUIRED = {"data/text": ["data.path=some/where.txt"], "data/hub": ["data.hub.name=owner/name"]}
+
+
+HUB = HubConfig(name="owner/name", config=None, revision=None, splits=None, column="text", join="")
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +37,8 @@ def default() -> RunConfig:
     return compose([]).config
 
 
-def hash_of(config: RunConfig, text: str = TEXT) -> str:
-    return config_hash(config.identity(text))
+def hash_of(config: RunConfig, **text: Any) -> str:
+    return config_hash(config.identity({**TEXT, **text}))
 
 
 def but(config: RunConfig, **changes: Any) -> RunConfig:
@@ -58,8 +62,7 @@ def test_there_are_configs_to_compose() -> None:
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 def test_every_yaml_composes(choice: Path) -> None:
     group, name = choice.parent.as_posix(), choice.stem
-    path = ["data.path=some/where.txt"] if (group, name) == ("data", "text") else []
-    composed = compose([f"{group}={name}", *path])
+    composed = compose([f"{group}={name}", *REQUIRED.get(f"{group}/{name}", [])])
     assert composed.choices[group] == name
 
 
@@ -74,7 +77,7 @@ def test_the_default_choices_are_those_of_the_index(default: RunConfig) -> None:
 def test_every_default_is_written_in_yaml_alone() -> None:
     classes = [c for c in vars(schema).values() if dataclasses.is_dataclass(c)]
     assert RunConfig in classes
-    assert len(classes) == 8
+    assert len(classes) == 9
     for cls in classes:
         for field in fields(cls):  # pyright: ignore[reportArgumentType]
             assert field.default is dataclasses.MISSING, f"{cls}.{field.name}"
@@ -113,6 +116,16 @@ def test_requests_composed_together_do_not_touch_each_other() -> None:
         ({"trainer": {"threads": 5000}}, "4096 or less"),
         ({"data": {"source": "text"}}, "data.path=FILE"),
         ({"data": {"path": "x"}}, "add data=text"),
+        ({"data": {"source": "web"}}, "python_docs, text, hub"),
+        ({"data": {"split": "own "}}, "did you mean 'own'"),
+        ({"data": {"max_chars": 0}}, "data.max_chars=0"),
+        ({"data": {"source": "hub"}}, "data.hub.name=OWNER/NAME"),
+        ({"data": {"hub": HUB}}, "data.hub is read by data sets of the Hub alone"),
+        ({"tokenizer": {"kind": "words"}}, "char, byte, bpe"),
+        ({"tokenizer": {"kind": "bpe"}}, "tokenizer.vocab_size"),
+        ({"tokenizer": {"vocab_size": 300}}, "for tokenizer=bpe alone"),
+        ({"tokenizer": {"kind": "bpe", "vocab_size": 255}}, "256 or more"),
+        ({"tokenizer": {"kind": "bpe", "vocab_size": 2**16 + 1}}, "65536 or less"),
         ({"attention": {"branch_scale": 0}}, "branch_scale=0"),
         ({"attention": {"branch_scale": "loud"}}, "branch_scale=loud"),
         ({"attention": {"branch_scale": True}}, "branch_scale=True"),
@@ -131,6 +144,44 @@ def test_requests_composed_together_do_not_touch_each_other() -> None:
 def test_a_value_out_of_range_is_refused_in_one_line(default: RunConfig, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(said)) as caught:
         but(default, **changes)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"name": None}, "data.hub.name=OWNER/NAME"),
+        ({"name": ""}, "data.hub.name=OWNER/NAME"),
+        ({"splits": []}, "at least one"),
+        ({"splits": ["train", "train"]}, "none twice"),
+    ],
+    ids=str,
+)
+def test_a_data_set_of_the_hub_needs_a_name_and_distinct_splits(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        replace(HUB, **changes)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data=hub"], "data.hub.name=OWNER/NAME"),
+        (["data=wikitext2", "data.hub=null"], "data.hub.name=OWNER/NAME"),
+        (["data=wikitext2", "data.hub=wikitext"], "data.hub=wikitext"),
+        (["data=wikitext2", "data.hub.naem=a/b"], "did you mean 'data.hub.name'"),
+        (["data=wikitext2", "data.hub.splits=train"], "data.hub.splits"),
+        (["data.hub.name=a/b"], "data.hub.name"),
+        (["data=text", "data.path=x", "data.hub.name=a/b"], "data.hub.name"),
+        (["tokenizer=bpe", "tokenizer.vocab_size=null"], "tokenizer.vocab_size"),
+        (["tokenizer=bpe", "tokenizer.vocab_size=many"], "a whole number"),
+        (["tokenizer=byte", "tokenizer.vocab_size=512"], "for tokenizer=bpe alone"),
+    ],
+    ids=str,
+)
+def test_a_wrong_text_or_tokenizer_is_refused_in_one_line(overrides: list[str], said: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(said)) as caught:
+        compose(overrides)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -170,7 +221,6 @@ OTHER: dict[str, dict[str, Any]] = {
         "threads": 2,
     },
     "attention": {"qkv": "split", "branch_scale": "matched"},
-    "tokenizer": {"kind": "byte"},
 }
 
 
@@ -186,16 +236,25 @@ def test_the_list_of_what_matters_is_complete(default: RunConfig, group: str) ->
     assert set(OTHER[group]) == {f.name for f in fields(getattr(default, group))}
 
 
-def test_text_variant_split_and_seeds_change_the_hash(default: RunConfig) -> None:
+def test_text_split_tokenizer_variant_and_seeds_change_the_hash(default: RunConfig) -> None:
     changed = [
-        hash_of(default, text="1" * 64),
+        hash_of(default, sha256="1" * 64),
+        hash_of(default, split="tail"),
+        hash_of(default, split="own", parts=[90, 10]),
+        hash_of(default, split="own", parts=[80, 20]),
+        hash_of(default, tokenizer_sha256="2" * 64),
         hash_of(but(default, fc_out=compose(["fc_out=none"]).config.fc_out)),
-        hash_of(but(default, data={"split": "tail"})),
         hash_of(but(default, seed=1)),
         hash_of(but(default, init_seed=1)),
         hash_of(but(default, data_seed=1)),
     ]
-    assert len({hash_of(default), *changed}) == 7
+    assert len({hash_of(default), *changed}) == 10
+
+
+def test_what_was_asked_of_text_and_tokenizer_counts_through_the_tokens_alone(default: RunConfig) -> None:
+    """`split: auto` and `own`, or a vocabulary asked for and one as large as the text allows, may mean the same tokens."""
+    asked = but(default, data={"split": "auto", "max_chars": 5}, tokenizer={"kind": "bpe", "vocab_size": 300})
+    assert hash_of(asked) == hash_of(default)
 
 
 def test_folder_name_study_and_place_of_the_text_do_not_change_the_hash(default: RunConfig) -> None:
@@ -266,6 +325,8 @@ def test_the_identity_is_json_and_the_hash_stays(default: RunConfig) -> None:
         ["fc_out=none", "attention=split", "attention.branch_scale=matched", "optim.min_lr=1e-7", "init_seed=3"],
         ["data=text", "data.path=a b/\u4e2d\u6587 (1) 'x' \"y\".txt", "name=mine", "study.seeds=[3,5]"],
         ["study.arms.mine=[fc_out=none,optim.lr=2e-3]", "study.arms=[dense,mine]"],
+        ["data=wikitext2", "tokenizer=bpe", "data.max_chars=1000"],
+        ["data=hub", "data.hub.name=a/b", "data.hub.config=${x} 'y'", "data.hub.join= | ", "data.hub.splits=[a,b]"],
     ],
     ids=str,
 )

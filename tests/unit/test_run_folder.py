@@ -325,6 +325,9 @@ def test_a_run_without_lines_can_be_rebuilt(folder: RunFolder) -> None:
 # --- weights
 
 
+BYTES = {"kind": "byte"}
+
+
 class Net(nn.Module):
     """Two maps of which the second may reuse the first's weight."""
 
@@ -337,8 +340,8 @@ class Net(nn.Module):
             self.second.weight = self.first.weight
 
 
-def saved(folder: RunFolder, model: nn.Module) -> RunFolder:
-    save_weights(folder, model, {"step": 12, "vocab_size": 7})
+def saved(folder: RunFolder, model: nn.Module, tokenizer: dict[str, str] | None = None) -> RunFolder:
+    save_weights(folder, model, {"step": 12, "vocab_size": 7}, tokenizer or BYTES)
     return folder
 
 
@@ -351,8 +354,21 @@ def test_weights_come_back_with_what_was_said_of_them(folder: RunFolder) -> None
     model, fresh = Net(), Net()
     info = load_weights(saved(folder, model), fresh)
     assert same(model, fresh)
-    assert (info["step"], info["vocab_size"]) == (12, 7)
+    assert (info["step"], info["vocab_size"], info["tokenizer"]) == (12, 7, BYTES)
     assert sorted(f.name for f in folder.weights_file.parent.iterdir()) == ["checkpoint.json", "weights.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "state", [{"kind": "char", "characters": "a\u4e2d"}, {"kind": "bpe", "definition": '{"a": 1}'}]
+)
+def test_the_tokenizer_comes_back_with_the_weights(folder: RunFolder, state: dict[str, str]) -> None:
+    told = dict(state)
+    assert load_weights(saved(folder, Net(), told), Net())["tokenizer"] == state
+    assert told == state, "what was given is left as it was"
+    assert folder.tokenizer_file.is_file() == ("definition" in state)
+    if "definition" in state:
+        assert folder.tokenizer_file.read_text(encoding="utf-8") == state["definition"]
+        assert state["definition"] not in folder.weights_info_file.read_text(encoding="utf-8"), "it is stored once"
 
 
 def test_saving_again_replaces(folder: RunFolder) -> None:
