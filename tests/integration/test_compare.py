@@ -1,4 +1,8 @@
-"""`compare`: whole studies on real worker processes, killed, interrupted, resumed."""
+"""`compare`: whole studies on real worker processes, killed, interrupted, resumed.
+
+The command is a process of its own where signals or its exit are the matter; elsewhere it is called in this one, which
+saves its imports. The workers are processes always.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import Cli
 from tests.integration.process import gone, interrupt, run, start, states, wait_for
 
 TWO_ARMS = ["study.arms=[dense,none]", "study.seeds=2", "--workers", "2"]
@@ -25,7 +30,7 @@ def essence(report: dict[str, Any]) -> dict[str, Any]:
     return {**report, "arms": arms, "notes": notes}
 
 
-def test_a_study_from_nothing_to_a_report(small: list[str], tmp_path: Path) -> None:
+def test_a_study_from_nothing_to_a_report(cli: Cli, small: list[str], tmp_path: Path) -> None:
     done = run("compare", *small, "study.seeds=2", "--json", "--workers", "2")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -47,45 +52,48 @@ def test_a_study_from_nothing_to_a_report(small: list[str], tmp_path: Path) -> N
     for run_file in folder.rglob("run.json"):
         assert json.loads(run_file.read_text())["provenance"]["threads"] == 1
 
-    printed = run("compare", *small, "study.seeds=2", "--workers", "2")
-    assert printed.returncode == 0, printed.stderr
-    assert report["sentence"] in printed.stdout
-    assert "report.html" in printed.stdout
-    assert printed.stdout.partition("next:")[2].count("mha-ablate ") == 3
-    again = run("report", str(folder), "--json")
-    assert essence(json.loads(again.stdout)) == essence(report)
+    printed = cli("compare", *small, "study.seeds=2", "--workers", "1")
+    assert printed.code == 0, printed.err
+    assert report["sentence"] in printed.out
+    assert "report.html" in printed.out
+    assert printed.out.partition("next:")[2].count("mha-ablate ") == 3
+    again = cli("report", str(folder), "--json")
+    assert essence(again.json) == essence(report)
 
 
-def test_quiet_says_nothing_on_the_way(small: list[str], tmp_path: Path) -> None:
-    request = ["compare", *small, *TWO_ARMS]
-    told = run(*request)
-    assert [line.partition("  ")[0] for line in told.stderr.splitlines()][-3:-1] == ["4/4 cells", TIMING]
-    assert told.stderr.endswith("writing the report\n")
+def test_quiet_says_nothing_on_the_way(cli: Cli, small: list[str], tmp_path: Path) -> None:
+    request = ["compare", *small, *TWO_ARMS, "--workers", "1"]
+    told = cli(*request)
+    assert [line.partition("  ")[0] for line in told.err.splitlines()][-3:-1] == ["4/4 cells", TIMING]
+    assert told.err.endswith("writing the report\n")
     for extra in (["--quiet"], ["-q", "--json", f"outputs={tmp_path / 'other'}"]):
-        done = run(*request, *extra)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout
-    assert len(json.loads(done.stdout)["arms"]) == 2
-    refused = run("compare", *small, "-q", "optim.lr=none")
-    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+        done = cli(*request, *extra)
+        assert (done.code, done.err) == (0, "")
+        assert done.out
+    assert len(done.json["arms"]) == 2
+    refused = cli("compare", *small, "-q", "optim.lr=none")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
 
 
-def test_more_seeds_keep_the_finished_cells(small: list[str], tmp_path: Path) -> None:
+def test_more_seeds_keep_the_finished_cells(cli: Cli, small: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "outputs/fc_out"
-    assert run("compare", *small, "study.arms=[dense,none]", "study.seeds=1", "--json").returncode == 0
+    request = ["compare", *small, "study.arms=[dense,none]", "--workers", "1"]
+    assert cli(*request, "study.seeds=1", "--json").code == 0
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("metrics.jsonl")}
-    done = run("compare", *small, "study.arms=[dense,none]", "study.seeds=2", "--json")
-    assert done.returncode == 0, done.stderr
+    done = cli(*request, "study.seeds=2", "--json")
+    assert done.code == 0, done.err
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert len(list(folder.rglob("metrics.jsonl"))) == 4
-    assert any("plan was changed" in note for note in json.loads(done.stdout)["notes"])
-    refused = run("compare", *small, "study.arms=[dense,none]", "study.seeds=2", "optim.lr=1e-4")
-    assert refused.returncode == 2
-    assert "name=" in refused.stderr
-    assert refused.stderr.count("\n") == 1
+    assert any("plan was changed" in note for note in done.json["notes"])
+    refused = cli(*request, "study.seeds=2", "optim.lr=1e-4")
+    assert refused.code == 2
+    assert "name=" in refused.err
+    assert refused.err.count("\n") == 1
 
 
-def test_killed_half_way_and_called_again_gives_the_uninterrupted_report(small: list[str], tmp_path: Path) -> None:
+def test_killed_half_way_and_called_again_gives_the_uninterrupted_report(
+    cli: Cli, small: list[str], tmp_path: Path
+) -> None:
     request = ["compare", *small, *LONG, *TWO_ARMS, "--json"]
     process = start(*request)
     folder = tmp_path / "outputs/fc_out"
@@ -98,11 +106,11 @@ def test_killed_half_way_and_called_again_gives_the_uninterrupted_report(small: 
     assert kept
     assert len(kept) < 4
 
-    resumed = run(*request)
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = cli(*request)
+    assert resumed.code == 0, resumed.err
     assert {k: (folder / k / "metrics.jsonl").stat().st_mtime_ns for k in kept} == kept
-    whole = run(*request, f"outputs={tmp_path / 'uninterrupted'}")
-    assert essence(json.loads(resumed.stdout)) == essence(json.loads(whole.stdout))
+    whole = cli(*request, f"outputs={tmp_path / 'uninterrupted'}")
+    assert essence(resumed.json) == essence(whole.json)
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
@@ -122,17 +130,17 @@ def test_an_interruption_keeps_what_is_finished_and_says_how_to_go_on(
     assert all(gone(pid) for pid in owners)
 
 
-def test_an_interrupted_train_says_how_to_start_again(small: list[str], tmp_path: Path) -> None:
+def test_an_interrupted_train_says_how_to_start_again(cli: Cli, small: list[str], tmp_path: Path) -> None:
     process = start("train", *small, "trainer.steps=200000", "trainer.eval_every=200000")
     wait_for(lambda: "running" in states(tmp_path / "outputs").values())
     _, err = interrupt(process, signal.SIGTERM)
     assert process.returncode == 130
     assert "mha-ablate train" in err.strip().splitlines()[-1]
     assert "Traceback" not in err
-    assert run("train", *small, "name=other", "--json").returncode == 0
+    assert cli("train", *small, "name=other", "--json").code == 0
 
 
-def test_a_killed_worker_takes_no_other_cell_with_it(small: list[str], tmp_path: Path) -> None:
+def test_a_killed_worker_takes_no_other_cell_with_it(cli: Cli, small: list[str], tmp_path: Path) -> None:
     request = ["compare", *small, *LONG, *TWO_ARMS, "--json"]
     folder = tmp_path / "outputs/fc_out"
     process = start(*request)
@@ -150,19 +158,19 @@ def test_a_killed_worker_takes_no_other_cell_with_it(small: list[str], tmp_path:
     assert sorted(states(folder).values()) == ["failed", "ok", "ok", "ok"]
     assert any("failed" in note for note in json.loads(out)["notes"])
 
-    again = run(*request)
-    assert again.returncode == 0, again.stderr
+    again = cli(*request)
+    assert again.code == 0, again.err
     assert set(states(folder).values()) == {"ok"}
 
 
-def test_two_at_once_on_one_study_do_not_mix(small: list[str], tmp_path: Path) -> None:
-    request = ["compare", *small, *TWO_ARMS, "trainer.steps=2000", "trainer.eval_every=2000"]
+def test_two_at_once_on_one_study_do_not_mix(cli: Cli, small: list[str], tmp_path: Path) -> None:
+    request = ["compare", *small, *TWO_ARMS, "trainer.steps=20000", "trainer.eval_every=20000"]
     first = start(*request)
     wait_for(lambda: states(tmp_path / "outputs/fc_out"))
-    second = run(*request)
-    assert second.returncode == 2, second.stderr
-    assert "another process" in second.stderr
-    assert second.stderr.count("\n") == 1
+    second = cli(*request)
+    assert second.code == 2, second.err
+    assert "another process" in second.err
+    assert second.err.count("\n") == 1
     interrupt(first, signal.SIGINT)
 
 
@@ -202,18 +210,20 @@ def test_sigterm_in_the_first_moment_is_an_interruption(small: list[str]) -> Non
     assert err.count("\n") == 1
 
 
-def test_a_diverged_cell_is_kept_and_shown(small: list[str]) -> None:
+def test_a_diverged_cell_is_kept_and_shown(cli: Cli, small: list[str]) -> None:
     request = [
         "compare",
         *small,
         "study.arms.wild=[fc_out=none,optim.lr=1e30,optim.grad_clip=0]",
         "study.arms=[dense,wild]",
         "study.seeds=2",
+        "--workers",
+        "1",
         "--json",
     ]
-    done = run(*request)
-    assert done.returncode == 0, done.stderr
-    report = json.loads(done.stdout)
+    done = cli(*request)
+    assert done.code == 0, done.err
+    report = done.json
     wild = report["arms"][1]
     assert set(wild["states"].values()) == {"diverged"}
     assert wild["delta"] is None
@@ -223,11 +233,11 @@ def test_a_diverged_cell_is_kept_and_shown(small: list[str]) -> None:
     assert "diverged" in report["sentence"]
 
 
-def test_arms_of_a_seed_start_alike(small: list[str], tmp_path: Path) -> None:
+def test_arms_of_a_seed_start_alike(cli: Cli, small: list[str], tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     frozen = [*small, "trainer.steps=1", "optim.lr=1e-30", "optim.weight_decay=0", "optim.min_lr=0"]
-    assert run("compare", *frozen, "study.seeds=1", "--json").returncode == 0
+    assert cli("compare", *frozen, "study.seeds=1", "--workers", "1", "--json").code == 0
     weights = {f.parents[2].name: load_file(f) for f in (tmp_path / "outputs").rglob("weights.safetensors")}
     base = weights.pop("dense")
     assert len(weights) == 4

@@ -1,10 +1,12 @@
-"""Every command in the README runs, in the order in which a reader would type them, on a small setting."""
+"""Every command in README.md and CONTRIBUTING.md runs, in the order in which a reader would type them, on a small setting."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,9 +15,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import SMALL
-from tests.integration.process import wait_for
+from tests.integration.process import run, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.xdist_group("readme")  # one process, in order: a command reads what those before it left
 TRAINS = ("scripts/demo", "mha-ablate train", "mha-ablate compare")
 
 
@@ -42,6 +45,8 @@ def shortened(command: str) -> list[str]:
         return words
     named = {word.partition("=")[0] for word in words}
     extra = [s for s in SMALL if s.partition("=")[0] not in named]
+    if words[:2] == ["mha-ablate", "compare"]:  # one worker: the tests already run side by side
+        extra += ["--workers", "1", *([] if "study.seeds" in named else ["study.seeds=2"])]
     return [*words, *extra]
 
 
@@ -87,3 +92,47 @@ def run_board(words: list[str], place: Path, env: dict[str, str]) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert process.returncode == 130
+
+
+# ---- CONTRIBUTING.md
+
+ELSEWHERE = ("scripts/check", "pre-commit run --all-files")  # test_checks.py runs both
+
+
+@pytest.mark.parametrize("command", commands("CONTRIBUTING.md"))
+def test_contributing_command_runs(command: str, place: Path) -> None:
+    if command.startswith(". "):
+        assert command == ". .venv/bin/activate"
+        return
+    if command in ELSEWHERE:
+        return
+    words = shlex.split(command)
+    if words[0] == "pre-commit":
+        words.append("--help")  # installing it would change the checkout
+    elif words[0] == "scripts/test":
+        selected = ["-n", "0", "--collect-only", "-q"]  # fails where nothing is
+        words += selected if words[1:] else ["--version"]
+    if words[0].startswith("scripts/"):
+        words[0] = str(ROOT / words[0])
+    done = subprocess.run(
+        words, cwd=place, env=environment(place), capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_variant_of_contributing_is_one_class_and_one_yaml(tmp_path: Path) -> None:
+    """The two files that the page shows, put into a copy of the tree, are a variant that is listed and trains."""
+    for name in ("mha_ablate", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^`([\w/.]+)`:\n\n```(?:python|yaml)\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    assert [Path(name).suffix for name, _ in shown] == [".py", ".yaml"]
+    for name, text in shown:
+        assert not (tmp_path / name).exists()
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    variant = Path(shown[1][0]).stem
+    done = run("list", "fc_out", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["fc_out"][variant].startswith("y"), done.stderr
+    done = run("train", *SMALL, f"fc_out={variant}", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["state"] == "ok"
