@@ -43,8 +43,10 @@ def written(place: Path, write: Callable[[Path], None], read: Callable[[Path], T
         with _scratch(place.parent) as folder:
             write(folder)
             result = read(folder)
-            if place.exists():  # there, but it could not be read: replace it
+            if place.is_dir():  # there, but it could not be read: replace it
                 shutil.rmtree(place, ignore_errors=True)
+            else:
+                place.unlink(missing_ok=True)
             with contextlib.suppress(OSError):  # another process was faster
                 folder.rename(place)
             return result

@@ -251,7 +251,7 @@ def _cached(request: Request, sha256: str, split: str, parts: list[int] | None, 
     """The kept tokens of exactly this text; None where there are none that can be read."""
     try:
         found = _open(request.place(sha256, split, parts), about)
-    except (OSError, ValueError, KeyError, TypeError):
+    except Exception:  # whatever is wrong with what lies there (`tokenizers` raises plain ones): it is made again
         return None
     return found if found.sha256 == sha256 else None
 
