@@ -1,4 +1,4 @@
-"""docs/adding-data.md is followed to the letter: its commands and its file, in a copy of the project, beside a stand-in for the Hub."""
+"""docs/adding-data.md to the letter: its commands and its file, in a copy of the project, beside a stand-in for the Hub."""
 
 from __future__ import annotations
 
