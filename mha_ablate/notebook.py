@@ -123,12 +123,12 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
 
     from mha_ablate.study.collect import collect
 
-    rows = [
-        {"arm": run.arm, "seed": run.seed, "state": run.state, **line}
-        for run in collect(Path(folder)).runs
-        for line in run.folder.lines()
-        if len(line) > 2
-    ]
+    rows: list[dict[str, Any]] = []
+    for run in collect(Path(folder)).runs:
+        steps: dict[int, dict[str, Any]] = {}
+        for line in run.folder.lines():  # a step that is logged and evaluated has two
+            steps.setdefault(line["step"], {"arm": run.arm, "seed": run.seed, "state": run.state}).update(line)
+        rows += steps.values()
     return pd.DataFrame(rows)
 
 

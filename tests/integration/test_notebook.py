@@ -55,12 +55,11 @@ def test_runs_are_tidy(comparison: Comparison) -> None:
     runs = load_runs(comparison.folder)
     assert set(zip(runs["arm"], runs["seed"], strict=True)) == {(a, s) for a in ("dense", "none") for s in (0, 1)}
     assert set(runs["state"]) == {"ok"}
-    lines = sum(
-        "loss/val" in line or "loss/train" in line
-        for f in comparison.folder.rglob("run.json")
-        for line in RunFolder(f.parent).lines()
-    )
-    assert len(runs) == lines
+    assert not runs.duplicated(["arm", "seed", "step"]).any()
+    for (arm, seed), rows in runs.groupby(["arm", "seed"]):  # pyright: ignore[reportGeneralTypeIssues]
+        lines = RunFolder(comparison.folder / f"{arm}/seed={seed}").lines()
+        for name in ("loss/train", "loss/val"):
+            assert list(rows[name].dropna()) == [line[name] for line in lines if name in line]
     assert {"step", "tokens", "gflop", "train_s", "loss/train", "loss/val"} <= set(runs.columns)
     assert runs["step"].max() == 6
 
