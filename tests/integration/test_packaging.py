@@ -23,7 +23,6 @@ from packaging.utils import canonicalize_name
 
 from tests.conftest import SMALL
 
-pytestmark = pytest.mark.xdist_group("packaging")  # one process: the wheel is built once
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 PYTHONS = ("3.11", "3.12", "3.13")

@@ -18,7 +18,6 @@ from tests.conftest import SMALL
 from tests.integration.process import run, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.xdist_group("readme")  # one process, in order: a command reads what those before it left
 TRAINS = ("scripts/demo", "mha-ablate train", "mha-ablate compare")
 
 
