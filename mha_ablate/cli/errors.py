@@ -24,10 +24,13 @@ def run(app: typer.Typer, argv: Sequence[str]) -> int:
     """Run the command line `argv`; returns the exit code. `--debug`, wherever it stands, lets exceptions through."""
     args = [a for a in argv if a != "--debug"]
     debug = len(args) < len(argv)
-    # SIGTERM ends the work as Ctrl-C does, from the first moment on.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.getsignal(signal.SIGTERM)
     try:
+        # SIGTERM ends the work as Ctrl-C does, from the first moment on.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         return _run(app, args, debug)
+    except KeyboardInterrupt:  # before or after what `_run` guards
+        return _say("interrupted", INTERRUPTED)
     finally:
         signal.signal(signal.SIGTERM, before)
 

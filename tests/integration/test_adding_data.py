@@ -18,7 +18,6 @@ from tests.integration.test_readme import ROOT, commands, shortened
 PAGE = "docs/adding-data.md"
 COMMIT = "b08601e04326c79dfdd32d625aee71d232d685c3"
 CONFIG = "wikitext-103-raw-v1"
-pytestmark = pytest.mark.xdist_group("adding-data")  # one process, in order
 
 
 @pytest.fixture(scope="module")

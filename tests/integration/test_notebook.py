@@ -55,7 +55,7 @@ def test_runs_are_tidy(comparison: Comparison) -> None:
     runs = load_runs(comparison.folder)
     assert set(zip(runs["arm"], runs["seed"], strict=True)) == {(a, s) for a in ("dense", "none") for s in (0, 1)}
     assert set(runs["state"]) == {"ok"}
-    assert len(runs) == len(set(zip(runs["arm"], runs["seed"], runs["step"], strict=True)))
+    assert len(runs) == len(runs.drop_duplicates(["arm", "seed", "step"]))
     for (arm, seed), rows in runs.groupby(["arm", "seed"]):  # pyright: ignore[reportGeneralTypeIssues]
         lines = RunFolder(comparison.folder / f"{arm}/seed={seed}").lines()
         for name in ("loss/train", "loss/val"):
