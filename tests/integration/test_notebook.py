@@ -39,16 +39,16 @@ def test_a_comparison_says_what_the_command_line_says(comparison: Comparison) ->
 
 
 def test_the_table_has_one_row_an_arm(comparison: Comparison) -> None:
-    table = comparison.table.set_index("arm")
-    assert list(table.index) == ["dense", "none"]
+    dense, none = comparison.table.to_dict("records")
+    assert (dense["arm"], none["arm"]) == ("dense", "none")
     runs = comparison.runs
     last = runs.dropna(subset=["loss/val"]).sort_values("step").groupby(["arm", "seed"])["loss/val"].last()
-    assert math.isclose(table.loc["none", "val_loss"], last["none"].mean())  # pyright: ignore
+    assert math.isclose(none["val_loss"], last["none"].mean())
     delta = (last["none"] - last["dense"]).mean()
-    assert math.isclose(table.loc["none", "delta"], delta, abs_tol=1e-12)  # pyright: ignore
-    assert table.loc["none", "ci95_low"] <= delta <= table.loc["none", "ci95_high"]  # pyright: ignore
-    assert table.loc["dense", "params"] - table.loc["none", "params"] == table.loc["dense", "params_fc_out"]  # pyright: ignore
-    assert table.loc["none", "overrides"] == "fc_out=none"
+    assert math.isclose(none["delta"], delta, abs_tol=1e-12)
+    assert none["ci95_low"] <= delta <= none["ci95_high"]
+    assert dense["params"] - none["params"] == dense["params_fc_out"] > none["params_fc_out"] == 0
+    assert none["overrides"] == "fc_out=none"
 
 
 def test_runs_are_tidy(comparison: Comparison) -> None:
