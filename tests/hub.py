@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,8 @@ class Hub:
     address: str
     repositories: dict[str, Repository] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    gated: set[str] = field(default_factory=set)  # repositories whose files are refused
+    dying: set[str] = field(default_factory=set)  # repositories whose parquet files break off in the middle
 
     def add(self, name: str, folder: Path, commit: str, files: dict[str, list[str]], readme: str = "") -> None:
         """A repository of parquet files, each a list of rows in one column `text`; `readme` is its card."""
@@ -71,6 +74,21 @@ def serving() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def mute() -> Iterator[str]:
+    """The address of a server that takes every connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@contextmanager
+def closed() -> Iterator[str]:
+    """An address of this machine that refuses every connection: the port is taken, and nobody listens on it."""
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{holder.getsockname()[1]}"
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -107,6 +125,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _repository(self, name: str, revision: str | None) -> Repository | None:
         repository = self.hub.repositories.get(name)
+        if name in self.hub.gated:
+            said = (
+                f"Access to dataset {name} is restricted. You must have access to it and be authenticated to access it."
+            )
+            self._json(401, {"error": said}, {"X-Error-Code": "GatedRepo", "X-Error-Message": said})
+            return None
         if repository is None:
             self._json(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         elif revision not in (None, "main", repository.commit):
@@ -147,15 +171,16 @@ class _Handler(BaseHTTPRequestHandler):
             start, stop = int(span[1]), int(span[2] or len(content) - 1)
             headers["Content-Range"] = f"bytes {start}-{min(stop, len(content) - 1)}/{len(content)}"
             content, status = content[start : stop + 1], 206
-        self._send(status, content, headers)
+        self._send(status, content, headers, cut=name in self.hub.dying and path.endswith(".parquet"))
 
     def _json(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
         self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
 
-    def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
+    def _send(self, status: int, content: bytes, headers: dict[str, str], *, cut: bool = False) -> None:
         self.send_response(status)
         for key, value in {**headers, "Content-Length": str(len(content))}.items():
             self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(content)
+            self.wfile.write(content[: len(content) // 2] if cut else content)
+        self.close_connection = cut

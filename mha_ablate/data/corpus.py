@@ -131,9 +131,7 @@ def load_corpus(request: Request, *, context: int | None, known: dict[str, Any] 
     Raises ValueError where the text cannot be used: empty, not the one that is known, or a split shorter than one
     window of `context` tokens and its target (None: any length will do).
     """
-    corpus = None
-    if known:
-        corpus = _cached(request, known["sha256"], known["split"], known["parts"], {k: known[k] for k in NAMES})
+    corpus = _known(request, known) if known else None
     corpus = corpus or _read(request, request.source.stamp())
     if known and any(corpus.reference[k] != known[k] for k in IDENTITY):
         raise ValueError("the text changed since this run was planned: run it again under another name=")
@@ -254,6 +252,11 @@ def _cached(request: Request, sha256: str, split: str, parts: list[int] | None, 
     except Exception:  # whatever is wrong with what lies there (`tokenizers` raises plain ones): it is made again
         return None
     return found if found.sha256 == sha256 else None
+
+
+def _known(request: Request, known: dict[str, Any]) -> Corpus | None:
+    """The kept tokens of a text that is known, without a look at the text."""
+    return _cached(request, known["sha256"], known["split"], known["parts"], {k: known[k] for k in NAMES})
 
 
 def _open(folder: Path, about: dict[str, Any]) -> Corpus:

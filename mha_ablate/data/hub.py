@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import logging
 import os
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -13,9 +16,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from mha_ablate.data.cache import cache_dir, place_of, written
-from mha_ablate.data.reach import endpoint, why_unreachable
+from mha_ablate.data.reach import endpoint, why_silent, why_unreachable
 from mha_ablate.data.text import PIECE, Text, Watch, first_characters, limits_of_parts, unwatched
 
+RETRIES = 2  # of a streamed request, after 1 and 2 s
 COMMIT = re.compile(r"[0-9a-f]{40}")
 VALIDATION = ("validation", "valid", "val", "dev", "test")
 
@@ -48,7 +52,7 @@ def hub_text(wanted: HubData, max_chars: int | None, licence: str | None, watch:
         raise ValueError(f"data.hub.name={wanted.name} is no data set of the Hub: it has the form OWNER/NAME")
     if wanted.pinned and (kept := _kept(wanted, max_chars)):
         return replace(kept, licence=licence or kept.licence)
-    unreachable = why_unreachable()
+    unreachable = why_unreachable() or why_silent(f"/api/datasets/{wanted.name}")
     if unreachable and (kept := _kept(wanted, max_chars) or _kept_of_any_commit(wanted, max_chars)):
         return replace(kept, licence=licence or kept.licence)
     if unreachable and not _client_has(wanted):
@@ -85,7 +89,7 @@ def _place(wanted: HubData, max_chars: int | None) -> Path:
 
 
 def _open(folder: Path) -> Text:
-    """A kept text. Its files stay open, so that the folder may be moved."""
+    """A kept text. Its files stay open for as long as somebody may read them, so that the folder may be moved."""
     about = json.loads((folder / "text.json").read_text(encoding="utf-8"))
     streams = [(folder / f"{i}.txt").open(encoding="utf-8", newline="") for i in range(about["parts"])]
 
@@ -95,6 +99,7 @@ def _open(folder: Path) -> Text:
             while piece := stream.read(PIECE):
                 yield piece
 
+        weakref.finalize(read, stream.close)
         return read
 
     return Text(about["name"], tuple(map(reader, streams)), about["licence"], about["revision"])
@@ -102,25 +107,31 @@ def _open(folder: Path) -> Text:
 
 @contextmanager
 def _client(*, offline: bool) -> Iterator[None]:
-    """The Hub's client with our patience: no retries for minutes, no network where none was found, no words of its own."""
+    """The Hub's client with our patience: no retries for minutes, and no network at all where none was found.
+
+    It says nothing itself: what went wrong comes as an exception.
+    """
     import datasets
     import datasets.config
     import huggingface_hub.constants
+    import huggingface_hub.hf_file_system as streams
     import huggingface_hub.utils.logging
 
-    settings = {
-        (datasets.config, "STREAMING_READ_MAX_RETRIES"): 3,
-        (datasets.config, "STREAMING_READ_RETRY_INTERVAL"): 1,
+    settings: dict[tuple[Any, str], Any] = {
+        (datasets.config, "STREAMING_READ_MAX_RETRIES"): 1,  # `http_backoff` repeats every request already
+        (datasets.config, "STREAMING_READ_RETRY_INTERVAL"): 0,
         (datasets.config, "HF_HUB_OFFLINE"): offline or datasets.config.HF_HUB_OFFLINE,
         (huggingface_hub.constants, "HF_HUB_OFFLINE"): offline or huggingface_hub.constants.HF_HUB_OFFLINE,
     }
+    if backoff := getattr(streams, "http_backoff", None):
+        settings[streams, "http_backoff"] = functools.partial(backoff, max_retries=RETRIES)
     before = {(module, name): getattr(module, name) for module, name in settings}
     loggers = {module: module.get_verbosity() for module in (datasets.logging, huggingface_hub.logging)}
     shown = datasets.utils.is_progress_bar_enabled()
     for (module, name), value in settings.items():
         setattr(module, name, value)
     for module in loggers:
-        module.set_verbosity_error()
+        module.set_verbosity(logging.CRITICAL)
     datasets.disable_progress_bars()
     try:
         yield
@@ -148,7 +159,7 @@ def _fetch(wanted: HubData, max_chars: int | None, unreachable: str | None, watc
         return _keep(wanted, max_chars, builder, streamed, watch)
     except ValueError as error:
         raise ValueError(f"data.hub.name={wanted.name}: {_in_words(error)}") from error
-    except (OSError, datasets.exceptions.DatasetsError, RuntimeError) as error:
+    except Exception as error:  # the client has many kinds, and those of whatever HTTP library it uses
         _give_up(wanted, unreachable, error)
 
 

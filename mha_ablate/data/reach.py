@@ -6,10 +6,12 @@ import os
 import queue
 import socket
 import threading
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import Request, getproxies, proxy_bypass, urlopen
 
-SECONDS = 1.0
+SECONDS = 1.0  # to connect
+PATIENCE = 2.0  # seconds to answer a request
 TRUE = ("1", "ON", "YES", "TRUE")
 
 
@@ -50,6 +52,22 @@ def why_unreachable(seconds: float = SECONDS) -> str | None:
         return answers.get(timeout=seconds)
     except queue.Empty:
         return f"{host} did not answer within {seconds:g} s"
+
+
+def why_silent(path: str, seconds: float = PATIENCE) -> str | None:
+    """None where the Hub answers a request for `path` within `seconds`, whatever it answers; else the reason in a few words.
+
+    For what `why_unreachable` cannot see: a firewall or a proxy that takes every connection and leaves it at that.
+    """
+    try:
+        urlopen(Request(endpoint() + path, method="HEAD"), timeout=seconds).close()
+    except HTTPError as error:
+        error.close()
+    except Exception as error:
+        # What is no silence is for the Hub's own client, which knows more certificates and proxies.
+        if isinstance(getattr(error, "reason", error), TimeoutError):
+            return f"{urlsplit(endpoint()).hostname} took the connection and did not answer within {seconds:g} s"
+    return None
 
 
 def _where_to_connect(address: str) -> tuple[str | None, int]:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.conftest import Said
+
 COMMAND = [sys.executable, "-m", "mha_ablate"]
 
 
@@ -61,3 +63,64 @@ def interrupt(process: subprocess.Popen[str], how: signal.Signals) -> tuple[str,
     """Send a signal and wait; returns standard output and error."""
     process.send_signal(how)
     return process.communicate(timeout=60)
+
+
+LOOP = """
+import json, os, sys, tempfile
+from mha_ablate.cli import errors
+from mha_ablate.cli.main import app
+from mha_ablate.data import corpus
+
+answers = os.fdopen(os.dup(1), "w")
+
+def call(argv):
+    kept = os.dup(1), os.dup(2)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        os.dup2(out.fileno(), 1)
+        os.dup2(err.fileno(), 2)
+        try:
+            code = errors.run(app, argv)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for fd, old in enumerate(kept, 1):
+                os.dup2(old, fd)
+                os.close(old)
+        out.seek(0)
+        err.seek(0)
+        return [code, out.read(), err.read()]
+
+with answers:
+    for line in sys.stdin:
+        asked = json.loads(line)
+        os.environ.update(asked["env"])
+        corpus._read.cache_clear()
+        print(json.dumps(call(asked["argv"])), file=answers, flush=True)
+"""
+
+
+class Resident:
+    """The command line in one process that stays, for many calls under an environment that only a new process would take."""
+
+    def __init__(self, cwd: Path, **env: str) -> None:
+        self.cwd, self.seconds = cwd, 0.0
+        pipe = subprocess.PIPE
+        command = [sys.executable, "-W", "error", "-c", LOOP]
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=cwd, env={**os.environ, **env})
+
+    def ask(self, *argv: str, **env: str) -> Said:
+        """One call; `env` is added to the environment from now on."""
+        assert self.process.stdin
+        assert self.process.stdout
+        begun = time.monotonic()
+        self.process.stdin.write(json.dumps({"argv": argv, "env": env}) + "\n")
+        self.process.stdin.flush()
+        said = Said(*json.loads(self.process.stdout.readline()))
+        self.seconds = time.monotonic() - begun
+        return said
+
+    def __enter__(self) -> Resident:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.communicate()
