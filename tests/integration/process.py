@@ -100,12 +100,15 @@ with answers:
 
 
 class Resident:
-    """The command line in one process that stays, for many calls under an environment that only a new process would take."""
+    """The command line in one process that stays, for many calls under an environment that only a new process would take.
 
-    def __init__(self, cwd: Path, **env: str) -> None:
+    `first` is code that it runs before anything else.
+    """
+
+    def __init__(self, cwd: Path, first: str = "", **env: str) -> None:
         self.cwd, self.seconds = cwd, 0.0
         pipe = subprocess.PIPE
-        command = [sys.executable, "-W", "error", "-c", LOOP]
+        command = [sys.executable, "-W", "error", "-c", f"{first}\n{LOOP}"]
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=cwd, env={**os.environ, **env})
 
     def ask(self, *argv: str, **env: str) -> Said:
