@@ -10,12 +10,16 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import SMALL
+from tests.hub import serving
 from tests.integration.process import run, wait_for
+from tests.integration.test_hub import SETTINGS, card, layout
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINS = ("scripts/demo", "mha-ablate train", "mha-ablate compare")
@@ -29,12 +33,18 @@ def commands(page: str = "README.md") -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the commands run, one after the other: a folder with the reader's own text in it."""
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the commands run, one after the other: a folder with the reader's own text in it, beside a stand-in for the Hub."""
     folder = tmp_path_factory.mktemp("reader")
     lines = [f"{i} and {j} make {i + j}.\n" for i in range(20) for j in range(20)]
     (folder / "my_text.txt").write_text("".join(lines), encoding="utf-8")
-    return folder
+    with serving() as hub, pytest.MonkeyPatch.context() as patch:
+        for name in ("wikitext2", "tinystories"):
+            wanted = SETTINGS[name]["hub"]
+            readme = card(wanted["config"], wanted["splits"])
+            hub.add(wanted["name"], folder / "hub" / name, wanted["revision"], layout(name), readme)
+        patch.setenv("HF_ENDPOINT", hub.address)
+        yield folder
 
 
 def shortened(command: str) -> list[str]:
@@ -91,6 +101,17 @@ def run_board(words: list[str], place: Path, env: dict[str, str]) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert process.returncode == 130
+
+
+def test_the_python_of_the_readme_runs(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(place)
+    ran: dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), ran)
+    assert list(ran["found"].table["arm"]) == ["dense", "none"]
+    assert len(ran["load_runs"]("outputs/notebook")) >= 4
+    assert (place / "outputs/once/none/seed=0/run.json").exists()
 
 
 # ---- CONTRIBUTING.md
