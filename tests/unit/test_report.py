@@ -20,8 +20,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mha_ablate.errors import RequestError
 from mha_ablate.report import write as write_module
 from mha_ablate.report.assemble import assemble
+from mha_ablate.report.page import page
 from mha_ablate.report.plots import as_svg
-from mha_ablate.report.tables import COLUMNS, delta_text, markdown, rows, si
+from mha_ablate.report.tables import COLUMNS, bits_line, bits_text, delta_text, markdown, rows, si, wide
 from mha_ablate.report.write import write_report
 from mha_ablate.study.collect import collect
 
@@ -731,3 +732,65 @@ def test_an_arm_outside_the_plan_is_exploratory_and_does_not_weaken_the_planned_
     assert after["delta"]["p_holm"] == before["delta"]["p_holm"] == before["delta"]["p_t"]
     assert [arm["exploratory"] for arm in report["arms"]] == [False, False, True]
     assert any("exploratory" in note and "extra" in note for note in report["notes"])
+
+
+# --- bits per byte, where a token is not a byte
+
+BYTES = {**TEXT, "tokenizer": "bpe", "val_characters": 290, "val_bytes": 300}  # of the 100 tokens of validation
+FACTOR = 100 / 300 / math.log(2)  # 0.4809
+
+
+@pytest.fixture
+def in_bytes(study: Folder) -> Folder:
+    study.arm("dense", BASE, text=BYTES).arm("none", COSTS, text=BYTES)
+    return study.plan(["dense", "none"], [0, 1, 2])
+
+
+def test_bits_per_byte_stand_where_a_token_is_not_a_byte(in_bytes: Folder) -> None:
+    report = in_bytes.report()
+    assert report["bits_per_byte"] == pytest.approx(FACTOR)
+    half = T95[3] * 0.02 / math.sqrt(3)
+    dense, none = f"{FACTOR * 2.1:.4f}", f"{FACTOR * 2.22:.4f} ({FACTOR * 0.12:+.4f} ±{FACTOR * half:.4f})"
+    assert (dense, none) == ("1.0099", "1.0676 (+0.0577 ±0.0239)")
+    head, _, *body = markdown(report).splitlines()
+    assert head.split(" | ")[3] == "bits/byte"
+    assert [line.strip("| ").split(" | ")[3] for line in body] == [dense, none]
+    assert bits_line(report) == f"bits per byte (a nat per token is 0.4809 here): dense {dense}, none {none}"
+    assert f"costs 0.1200 nats per token, {FACTOR * 0.12:.4f} bits per byte, against dense" in report["sentence"]
+    assert none in page(report, [], "again")
+
+
+def test_bits_per_byte_of_a_gain_are_a_size_too(study: Folder) -> None:
+    study.arm("dense", BASE, text=BYTES).arm("none", HELPS, text=BYTES)
+    assert f"gains 0.1200 nats per token, {FACTOR * 0.12:.4f} bits per byte, on dense" in study.report()["sentence"]
+
+
+@pytest.mark.parametrize("size", [{"val_bytes": 100}, {"val_bytes": None}, {"val_bytes": 0}, {}], ids=str)
+def test_bits_per_byte_are_left_out_where_a_token_is_a_byte_or_nobody_knows(
+    study: Folder, size: dict[str, Any]
+) -> None:
+    study.arm("dense", BASE, text={**TEXT, **size}).arm("none", COSTS, text={**TEXT, **size})
+    report = study.report()
+    assert report["bits_per_byte"] is None
+    assert bits_line(report) == ""
+    assert wide(report) == (COLUMNS, rows(report))
+    assert "bits" not in report["sentence"]
+    assert "bits" not in markdown(report)
+    assert "bits" not in page(report, [], "again")
+
+
+def test_bits_per_byte_of_what_is_unknown(in_bytes: Folder) -> None:
+    assert bits_text({"val_loss": {"mean": None}, "delta": None}, 0.5) == "-"
+    assert bits_text({"val_loss": {"mean": 2.0}, "delta": None}, 0.5) == "1.0000"
+    assert bits_text({"val_loss": {"mean": 2.0}, "delta": {"mean": -0.2, "ci95": None}}, 0.5) == "1.0000 (-0.1000)"
+
+
+def test_what_training_never_saw_is_noted(study: Folder) -> None:
+    text = {**TEXT, "unseen": {"distinct": 3, "tokens": 7}}
+    [note] = [n for n in study.arm("dense", BASE, text=text).report()["notes"] if "never occur" in n]
+    assert note.startswith("3 characters of the validation text (7 times, 7.00% of it)")
+
+
+def test_nothing_is_noted_where_training_saw_it_all(study: Folder) -> None:
+    text = {**TEXT, "unseen": {"distinct": 0, "tokens": 0}}
+    assert not [n for n in study.arm("dense", BASE, text=text).report()["notes"] if "never occur" in n]

@@ -59,6 +59,7 @@ def by_definition(parts: Parts, split: str) -> tuple[str, str]:
 def as_streamed(parts: Parts, split: str) -> tuple[str, str]:
     text = text_of(parts)
     pieces = list(split_pieces(text, survey(text), split))
+    assert {which for which, _ in pieces} <= {0, 1}, "a third part belongs to neither"
     train, val = ("".join(piece for which, piece in pieces if which == wanted) for wanted in (0, 1))
     return train, val
 
