@@ -17,7 +17,7 @@ from mha_ablate.data.sources import Source, open_text
 from mha_ablate.data.text import Survey, Text, Watch, split_pieces, survey, unwatched
 from mha_ablate.data.tokenizers import Tokenizer, Tokens, cut_between_words, evenly, tokenizer_sha256
 
-SAMPLE = 2_000_000  # characters that BPE is trained on; whole texts without spaces take 200 bytes of memory for each
+SAMPLE = 4_000_000  # bytes that merges are learnt from: where no spaces separate words, each takes 70 bytes of memory
 SPLITS = ("train", "val")
 IDENTITY = ("sha256", "split", "parts", "tokenizer_sha256")  # of tokens; runs that differ here are never compared
 NAMES = ("name", "licence", "revision")
@@ -177,7 +177,7 @@ def _tokenise(folder: Path, text: Text, found: Survey, split: str, request: Requ
     def training() -> Iterator[str]:
         return (piece for which, piece in split_pieces(text, found, split) if which == 0)
 
-    tokenizer = _tokenizer(request, found, training, split)
+    tokenizer = _tokenizer(request, found, training)
     encoded = [_Encoded(folder / f"{name}.bin", tokenizer) for name in SPLITS]
     done, total = 0, sum(found.parts[:2]) if split == "own" else found.characters
     for which, piece in split_pieces(text, found, split):
@@ -201,15 +201,15 @@ def _tokenise(folder: Path, text: Text, found: Survey, split: str, request: Requ
     (folder / "corpus.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
 
 
-def _tokenizer(request: Request, found: Survey, training: Callable[[], Iterator[str]], split: str) -> Tokenizer:
+def _tokenizer(request: Request, found: Survey, training: Callable[[], Iterator[str]]) -> Tokenizer:
     """The tokenizer of a text. Characters are taken from all of it, merges are learnt from the training split alone."""
     if request.kind == "char":
         return tokenizers.CharTokenizer(found.alphabet)
     if request.kind == "byte":
         return tokenizers.ByteTokenizer()
     request.watch("training the tokenizer", 0, None)
-    length = found.parts[0] if split == "own" else found.characters * 9 // 10
-    return tokenizers.BpeTokenizer.trained_on(evenly(training(), length, SAMPLE), request.vocab_size or 0)
+    sample = evenly(training(), SAMPLE / max(1, found.bytes))
+    return tokenizers.BpeTokenizer.trained_on(sample, request.vocab_size or 0)
 
 
 class _Encoded:

@@ -194,12 +194,11 @@ def _is_white(character: str) -> bool:
     return character.isspace() and not "\x1c" <= character <= "\x1f"
 
 
-def evenly(text: Iterator[str], total: int, wanted: int, piece: int = 1 << 16) -> Iterator[str]:
-    """About `wanted` of `total` characters, in pieces spread evenly over the text; all of it where it is no longer than that."""
-    step = max(1.0, total / max(1, wanted))
+def evenly(text: Iterator[str], share: float, piece: int = 1 << 16) -> Iterator[str]:
+    """About `share` of a text, in pieces spread evenly over it; all of it where `share` is 1 or more."""
     position, due = 0, 0.0
     for chunk in cut_between_words(text, piece):
         if position >= due:
             yield chunk
-            due += len(chunk) * step
+            due += len(chunk) / min(1.0, share)
         position += len(chunk)

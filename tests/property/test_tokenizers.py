@@ -273,15 +273,15 @@ def test_text_without_white_space_is_cut_where_it_is(length: int, size: int) -> 
 @given(st.lists(texts), st.integers(1, 50))
 def test_a_short_text_is_taken_whole(pieces: list[str], piece: int) -> None:
     whole = "".join(pieces)
-    assert "".join(evenly(iter(pieces), len(whole), len(whole), piece)) == whole
-    assert "".join(evenly(iter(pieces), len(whole), 10**6, piece)) == whole
+    assert "".join(evenly(iter(pieces), 1.0, piece)) == whole
+    assert "".join(evenly(iter(pieces), 7.5, piece)) == whole
 
 
 @pytest.mark.parametrize("wanted", [500, 1000, 3000, 7000])
 def test_a_long_text_is_sampled_from_start_to_end(wanted: int) -> None:
     words = [f"w{i}" for i in range(2000)]
     whole = " ".join(words)
-    sample = list(evenly(iter([whole]), len(whole), wanted, piece=50))
+    sample = list(evenly(iter([whole]), wanted / len(whole), piece=50))
     assert wanted - 100 <= sum(map(len, sample)) <= wanted + 200
     places = [whole.index(chunk) for chunk in sample]
     assert places == sorted(places)
