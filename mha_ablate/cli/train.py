@@ -51,16 +51,14 @@ def train(settings: Settings = None, quiet: Quiet = False, as_json: Json = False
 
 
 def _print(run: dict, folder: str, group: str) -> None:
-    import math
-
     from mha_ablate.cli.common import command_line
     from mha_ablate.cli.words import duration, thousands
+    from mha_ablate.data.corpus import bits_per_byte
     from mha_ablate.report.tables import si
 
     result, cost = run["result"], run["cost"]
-    text = run["text"]
-    bits = result["val_loss"] and result["val_loss"] * text["val_tokens"] / text["val_bytes"] / math.log(2)
-    as_bits = f", {bits:.4f} bits per byte" if bits and text["val_tokens"] != text["val_bytes"] else ""
+    factor = bits_per_byte(run["text"])
+    as_bits = f", {result['val_loss'] * factor:.4f} bits per byte" if factor and result["val_loss"] else ""
     loss = "not finite" if result["val_loss"] is None else f"{result['val_loss']:.4f} nats per token{as_bits}"
     print(f"validation loss {loss} after {result['step']} steps")
     print(

@@ -108,6 +108,17 @@ def unseen_words(summary: dict[str, Any]) -> str:
     )
 
 
+def bits_per_byte(summary: dict[str, Any]) -> float | None:
+    """What a nat per token is in bits per byte of the validation text: tokens / bytes / ln 2.
+
+    None where a token is a character of one byte, the case in which nobody needs it, and for runs that did not record it.
+    """
+    tokens, size = summary.get("val_tokens"), summary.get("val_bytes")
+    if not tokens or not size or (tokens == size and summary["tokenizer"] == "char"):
+        return None
+    return tokens / size / float(np.log(2))
+
+
 @dataclass(frozen=True)
 class Request:
     """Which text, how it is split, and how it is tokenised. `watch` hears of progress."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from typing import Any
 
-from mha_ablate.data.corpus import unseen_words
+from mha_ablate.data.corpus import bits_per_byte, unseen_words
 from mha_ablate.errors import RequestError, nearest
 from mha_ablate.report.sentence import sentence
 from mha_ablate.stats.paired import Paired, paired
@@ -62,19 +61,12 @@ def assemble(study: Study, *, baseline: str | None = None, margin: float | None 
         "plan_hash": plan.get("hash"),
         "setting": _setting(study),
         "arms": arms,
-        "bits_per_byte": _bits_per_byte(study),
+        "bits_per_byte": bits_per_byte(_setting(study)["text"]),
         "notes": _notes(study),
         "provenance": _provenance(study),
     }
     report["sentence"] = sentence(report)
     return report
-
-
-def _bits_per_byte(study: Study) -> float | None:
-    """Factor from nats per token to bits per byte, where a token is not a byte and the two tell different things."""
-    text = _setting(study)["text"]
-    tokens, size = text.get("val_tokens"), text.get("val_bytes")
-    return tokens / size / math.log(2) if tokens and size and tokens != size else None
 
 
 def _baseline(study: Study, asked: str | None) -> str:

@@ -67,7 +67,7 @@ def bits_text(arm: dict[str, Any], factor: float) -> str:
 
 
 def bits_line(report: dict[str, Any]) -> str:
-    """All arms in bits per byte, for where the table has no room; empty where a token is a byte."""
+    """All arms in bits per byte, for where the table has no room; empty where a token is a character of one byte."""
     factor = report.get("bits_per_byte")
     if not factor:
         return ""
@@ -76,7 +76,7 @@ def bits_line(report: dict[str, Any]) -> str:
 
 
 def wide(report: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Columns and rows where there is room: with bits per byte, if a token is not a byte."""
+    """Columns and rows where there is room: with bits per byte, where tokens are not characters of one byte."""
     factor = report.get("bits_per_byte")
     if not factor:
         return COLUMNS, rows(report)
