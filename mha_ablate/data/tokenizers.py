@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -163,13 +164,13 @@ def cut_between_words(pieces: Iterator[str] | list[str], size: int) -> Iterator[
     """The same text in pieces of about `size` characters, each cut before white space that follows a visible character.
 
     GPT-2's pre-tokenizer never joins across such a place, so the pieces encode to what the whole would. Text without any
-    (4 x `size` characters) is cut where it is.
+    (2 x `size` characters) is cut where it is.
     """
     held = ""
     for piece in pieces:
         held += piece
         while len(held) > size:
-            cut = _last_gap(held, size) or (size if len(held) >= 4 * size else 0)
+            cut = _gap_near(held, size) or (size if len(held) >= 2 * size else 0)
             if not cut:
                 break
             yield held[:cut]
@@ -178,20 +179,15 @@ def cut_between_words(pieces: Iterator[str] | list[str], size: int) -> Iterator[
         yield held
 
 
-def _last_gap(text: str, start: int) -> int:
+# White space as Unicode, and so GPT-2's pre-tokenizer, has it: Python's \s holds four separators more.
+GAP = re.compile(r"(?:\S|[\x1c-\x1f])(?=(?![\x1c-\x1f])\s)")
+
+
+def _gap_near(text: str, start: int) -> int:
     """The first place at or after `start` where white space follows a visible character, or else the last one before; 0 if none."""
-    for i in range(start, len(text)):
-        if _is_white(text[i]) and not _is_white(text[i - 1]):
-            return i
-    for i in range(min(start, len(text) - 1), 0, -1):
-        if _is_white(text[i]) and not _is_white(text[i - 1]):
-            return i
-    return 0
-
-
-def _is_white(character: str) -> bool:
-    """Whether Unicode, and so GPT-2's pre-tokenizer, calls it white space. Python says so of four separators more."""
-    return character.isspace() and not "\x1c" <= character <= "\x1f"
+    if after := GAP.search(text, max(0, start - 1)):
+        return after.end()
+    return max((found.end() for found in GAP.finditer(text, 0, start)), default=0)
 
 
 def evenly(text: Iterator[str], share: float, piece: int = 1 << 16) -> Iterator[str]:
