@@ -1,13 +1,17 @@
-"""A whole study from words to report, as the command line and notebooks both run it."""
+"""A whole study or run from words to result, as the command line and notebooks both have it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mha_ablate.errors import Interrupted, RequestError
 
 if TYPE_CHECKING:
+    from mha_ablate.study.execute import Pool
     from mha_ablate.study.observer import Observer
     from mha_ablate.study.plan import Plan
 
@@ -26,19 +30,20 @@ def conduct(overrides: list[str], *, workers: int | None, observer: Observer) ->
 
     Raises RequestError before anything is written, RunFailed where no worker can run, Interrupted on Ctrl-C or SIGTERM.
     """
-    from mha_ablate.report.write import write_report
-    from mha_ablate.run.lock import locked
-    from mha_ablate.study.execute import Pool, default_workers, interruptible, run_cells, time_arms
-    from mha_ablate.study.plan import make_plan
-
     if workers is not None and not 1 <= workers <= 1024:
-        raise RequestError(f"{workers} workers is out of range: it must be 1 to 1024")
-    pool = Pool(workers or 1)
+        raise RequestError(f"workers={workers} (--workers) is out of range: it must be 1 to 1024")
+    pool: Pool | None = None
     plan: Plan | None = None
     try:
         with interruptible():
             observer.checking()
-            pool.size = workers or default_workers()
+            _text_at_hand(overrides, observer)
+            from mha_ablate.report.write import write_report
+            from mha_ablate.run.lock import locked
+            from mha_ablate.study.execute import Pool, default_workers, run_cells, time_arms
+            from mha_ablate.study.plan import make_plan
+
+            pool = Pool(workers or default_workers())
             plan = make_plan(overrides, while_checking=pool.start, watch=observer.reading)
             with locked(plan.folder.path):
                 plan.write()
@@ -49,10 +54,45 @@ def conduct(overrides: list[str], *, workers: int | None, observer: Observer) ->
     except Interrupted as error:
         raise Interrupted(f"{error}; {_what_is_kept(plan)}") from None
     finally:
-        pool.stop()
+        if pool is not None:
+            pool.stop()
     named = "; ".join(f"{cell.arm}/seed={cell.seed}: {error}" for cell, error in progress.failures)
     failed = f"{len(progress.failures)} cell(s) failed ({named}); the same request runs them again" if named else None
     return Conducted(plan, report, failed or untimed)
+
+
+def conduct_run(overrides: list[str], *, observer: Observer) -> tuple[Path, dict[str, Any], bool]:
+    """Train one model, unless that run is finished; returns its folder, its run.json, and whether it was finished before.
+
+    Raises as `conduct` does.
+    """
+    with interruptible():
+        observer.checking()
+        _text_at_hand(overrides, observer)
+        from mha_ablate.study.single import run_single, single_cell
+
+        cell = single_cell(overrides, observer.reading)
+        done_before = cell.is_done()
+        return cell.folder.path, cell.folder.read() if done_before else run_single(cell, observer), done_before
+
+
+def _text_at_hand(overrides: list[str], observer: Observer) -> None:
+    """Fetch a text of the Hub, or say that it cannot be had, before seconds are spent on importing torch."""
+    from mha_ablate.config.compose import compose
+    from mha_ablate.corpora import corpus_of
+
+    config = compose(overrides).config
+    if config.data.hub is not None:
+        corpus_of(config, watch=observer.reading, any_length=True)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C or SIGTERM inside leaves as `Interrupted`, which a command can complete by how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted") from None
 
 
 def _what_is_kept(plan: Plan | None) -> str:

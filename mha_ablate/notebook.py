@@ -103,14 +103,11 @@ def train(*overrides: str, quiet: bool = False) -> Run:
     Raises RequestError, in one line, for what is wrong with the request.
     """
     from mha_ablate.cli.live import run_view
-    from mha_ablate.study.execute import interruptible
-    from mha_ablate.study.single import run_single, single_cell
+    from mha_ablate.conduct import conduct_run
 
-    with interruptible(), run_view(quiet=quiet) as view:
-        view.checking()
-        cell = single_cell(list(overrides), view.reading)
-        about = cell.folder.read() if cell.is_done() else run_single(cell, view)
-    return Run(cell.folder.path, about)
+    with run_view(quiet=quiet) as view:
+        folder, about, _ = conduct_run(list(overrides), observer=view)
+    return Run(folder, about)
 
 
 def load_runs(folder: str | Path) -> pd.DataFrame:

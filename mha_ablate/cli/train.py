@@ -26,28 +26,24 @@ def train(settings: Settings = None, quiet: Quiet = False, as_json: Json = False
     """
     from mha_ablate.cli.common import command_line, flags, note, print_json
     from mha_ablate.cli.live import run_view
+    from mha_ablate.conduct import conduct_run
     from mha_ablate.errors import Interrupted, RunFailed
-    from mha_ablate.study.execute import interruptible
-    from mha_ablate.study.single import run_single, single_cell
 
     words = list(settings or [])
     try:
-        with interruptible(), run_view(quiet=quiet) as view:
-            view.checking()
-            cell = single_cell(words, view.reading)
-            done_before = cell.is_done()
-            run = cell.folder.read() if done_before else run_single(cell, view)
+        with run_view(quiet=quiet) as view:
+            folder, run, done_before = conduct_run(words, observer=view)
     except Interrupted as error:
         again = command_line("train", *words, *flags(quiet=quiet, json=as_json))
         raise Interrupted(f"{error}; to start this run again: {again}") from None
     if done_before and not quiet:
         note("this run was finished before, and is not trained again")
     if as_json:
-        print_json({"folder": str(cell.folder.path), **run})
+        print_json({"folder": str(folder), **run})
     else:
-        _print(run, str(cell.folder.path), str(cell.folder.path.parent.parent))
+        _print(run, str(folder), str(folder.parent.parent))
     if run["state"] != "ok":
-        raise RunFailed(f"{cell.folder.path}: {run['state']}, {run['error']}")
+        raise RunFailed(f"{folder}: {run['state']}, {run['error']}")
 
 
 def _print(run: dict, folder: str, group: str) -> None:

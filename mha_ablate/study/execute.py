@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from mha_ablate import build
-from mha_ablate.errors import Interrupted, RunFailed
+from mha_ablate.errors import RunFailed
 from mha_ablate.run.folder import read_json, write_json
 from mha_ablate.study.observer import Observer
 from mha_ablate.study.plan import Plan
@@ -54,15 +52,6 @@ def default_workers() -> int:
     import torch
 
     return 1 if torch.cuda.is_available() else cpu_count()
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Ctrl-C or SIGTERM inside leaves as `Interrupted`, which a command can complete by how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted("interrupted") from None
 
 
 def run_cells(plan: Plan, pool: Pool, observer: Observer) -> Progress:
