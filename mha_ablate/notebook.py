@@ -92,6 +92,7 @@ def compare(*overrides: str, workers: int | None = None, quiet: bool = False) ->
     from mha_ablate.cli.live import study_view
     from mha_ablate.conduct import conduct
 
+    _check_words(overrides)
     with study_view(quiet=quiet) as view:
         done = conduct(list(overrides), workers=workers, observer=view)
     return Comparison(done.plan.folder.path, done.report, done.failure)
@@ -105,6 +106,7 @@ def train(*overrides: str, quiet: bool = False) -> Run:
     from mha_ablate.cli.live import run_view
     from mha_ablate.conduct import conduct_run
 
+    _check_words(overrides)
     with run_view(quiet=quiet) as view:
         folder, about, _ = conduct_run(list(overrides), observer=view)
     return Run(folder, about)
@@ -127,6 +129,15 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
             steps.setdefault(line["step"], {"arm": run.arm, "seed": run.seed, "state": run.state}).update(line)
         rows += steps.values()
     return pd.DataFrame(rows)
+
+
+def _check_words(overrides: tuple[Any, ...]) -> None:
+    """Raise RequestError for an override that is no string."""
+    from mha_ablate.errors import RequestError
+
+    for word in overrides:
+        if not isinstance(word, str):
+            raise RequestError(f"{word!r} is no override: each is a string of its own, such as 'fc_out=none', 'seed=1'")
 
 
 def _row(arm: dict[str, Any]) -> dict[str, Any]:

@@ -96,13 +96,15 @@ def _print_facts(corpus: Corpus) -> None:
             f"{about[f'{name}_bytes'] / max(1, len(tokens)):.2f} bytes a token"
         )
     print(f"split       {SPLITS[corpus.split]}")
+    if not (len(corpus.train) and len(corpus.val)):
+        print("too short   a split is empty: nothing can be trained on this text")
     if corpus.unseen["distinct"]:
         print(f"unseen      {corpus.unseen_words()}")
 
 
 SPLITS = {
     "own": "own: as the data set is published",
-    "blocks": "blocks: every 10th block of characters validates",
+    "blocks": "blocks: every 10th block of 4,096 characters validates (of a tenth of the text, if it is short)",
     "tail": "tail: the last 10% of the characters validate",
 }
 

@@ -46,18 +46,19 @@ def list_(
     if as_json:
         print_json({name: {c.name: c.meaning for c in choices} for name, choices in found.items()})
         return
+    room = max(14, 2 + max(len(choice.name) for choices in found.values() for choice in choices))
     for name, choices in found.items():
         print(f"{name}=")
         for choice in choices:
-            _print_choice(choice.name, choice.meaning)
+            _print_choice(choice.name, choice.meaning, room)
 
 
-def _print_choice(name: str, meaning: str) -> None:
+def _print_choice(name: str, meaning: str, room: int) -> None:
     import shutil
     import textwrap
 
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-    lines = textwrap.wrap(meaning, max(30, width - 18)) or [""]
-    print(f"  {name:<14}{lines[0]}")
+    lines = textwrap.wrap(meaning, max(30, width - room - 4)) or [""]
+    print(f"  {name:<{room}}{lines[0]}")
     for line in lines[1:]:
-        print(" " * 16 + line)
+        print(" " * (room + 2) + line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -56,4 +57,7 @@ app.command("doctor", short_help="Say what this machine offers, and what is miss
 
 def main() -> None:
     """Entry point of the `mha-ablate` script."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character shows another
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     sys.exit(errors.run(app, sys.argv[1:]))

@@ -49,11 +49,11 @@ def train(settings: Settings = None, quiet: Quiet = False, as_json: Json = False
 def _print(run: dict, folder: str, group: str) -> None:
     from mha_ablate.cli.common import command_line
     from mha_ablate.cli.words import duration, thousands
-    from mha_ablate.data.corpus import bits_per_byte
+    from mha_ablate.data.corpus import nat_in_bits_per_byte, unseen_words
     from mha_ablate.report.tables import si
 
     result, cost = run["result"], run["cost"]
-    factor = bits_per_byte(run["text"])
+    factor = nat_in_bits_per_byte(run["text"])
     as_bits = f", {result['val_loss'] * factor:.4f} bits per byte" if factor and result["val_loss"] else ""
     loss = "not finite" if result["val_loss"] is None else f"{result['val_loss']:.4f} nats per token{as_bits}"
     print(f"validation loss {loss} after {result['step']} steps")
@@ -61,4 +61,6 @@ def _print(run: dict, folder: str, group: str) -> None:
         f"{si(cost['params'])} parameters ({si(cost['params_fc_out'])} in fc_out), {si(cost['flops_per_token'])} FLOPs a token, "
         f"{thousands(result['tokens_per_s'] or 0)} tokens/s, {duration(result['train_s'])} of training"
     )
+    if strange := unseen_words(run["text"]):
+        print(f"note: {strange}")
     print(f"run: {folder}\nnext: {command_line('report', group)}")

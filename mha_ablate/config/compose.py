@@ -147,7 +147,9 @@ def from_plain(plain: dict[Any, Any]) -> RunConfig:
         merged = OmegaConf.merge(schema, _literal_strings(plain))
         missing = OmegaConf.missing_keys(merged)
         if missing:
-            raise RequestError(f"{min(missing)} has no value: give one, or remove what deletes it")
+            raise RequestError(
+                f"{min(missing)} has no value: give one, write null where there is none, or remove what deletes it"
+            )
         config = OmegaConf.to_object(merged)
     except RequestError:
         raise

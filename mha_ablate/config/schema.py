@@ -134,6 +134,10 @@ class DataConfig:
         one_of("data.source", self.source, ("python_docs", "text", "hub"))
         one_of("data.split", self.split, ("auto", "own", "blocks", "tail"))
         at_least("data.max_chars", self.max_chars, 1)
+        if self.sha256 is not None and self.max_chars is not None:
+            raise ValueError(
+                f"data.max_chars={self.max_chars} cuts the text, and data.sha256 is of the whole: give data.sha256=null with it"
+            )
         if self.source == "text" and not self.path:
             raise ValueError("data=text needs data.path=FILE, a folder or a quoted glob of UTF-8 text")
         if self.source != "text" and self.path is not None:

@@ -113,10 +113,15 @@ def bits_per_byte(summary: dict[str, Any]) -> float | None:
 
     None where a token is a character of one byte, the case in which nobody needs it, and for runs that did not record it.
     """
-    tokens, size = summary.get("val_tokens"), summary.get("val_bytes")
-    if not tokens or not size or (tokens == size and summary["tokenizer"] == "char"):
+    if summary.get("tokenizer") == "char" and summary.get("val_tokens") == summary.get("val_bytes"):
         return None
-    return tokens / size / float(np.log(2))
+    return nat_in_bits_per_byte(summary)
+
+
+def nat_in_bits_per_byte(summary: dict[str, Any]) -> float | None:
+    """As `bits_per_byte`, for any token."""
+    tokens, size = summary.get("val_tokens"), summary.get("val_bytes")
+    return tokens / size / float(np.log(2)) if tokens and size else None
 
 
 @dataclass(frozen=True)

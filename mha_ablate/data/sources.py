@@ -35,15 +35,17 @@ class Source:
         return f"data.path={self.path}" if self.path else f"data={self.kind}"
 
     def stamp(self) -> tuple[Any, ...]:
-        """Times and sizes of local files: what changes when they do."""
+        """What changes when local files do, also where somebody sets their time back."""
         if self.kind != "text":
             return ()
         files = [(file, file.stat()) for file in find_files(self.path or "")]
-        return tuple((str(file), found.st_mtime_ns, found.st_size) for file, found in files)
+        return tuple(
+            (str(file), found.st_ino, found.st_ctime_ns, found.st_mtime_ns, found.st_size) for file, found in files
+        )
 
     def check(self, found: Survey) -> None:
-        """Raise ValueError where the text is not the one that data.sha256 promises. A text cut by max_chars cannot be checked."""
-        if self.sha256 and self.max_chars is None and found.sha256 != self.sha256:
+        """Raise ValueError where the text is not the one that data.sha256 promises."""
+        if self.sha256 and found.sha256 != self.sha256.lower():
             raise ValueError(
                 f"{self.label}: the text has sha256 {found.sha256}, not data.sha256={self.sha256}: it is another text; "
                 "data.sha256=null takes it as it is"

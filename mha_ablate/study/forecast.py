@@ -112,12 +112,12 @@ def makespan(busy: Iterable[float], waiting: Iterable[float], workers: int) -> f
 class Countdown:
     """Time left of a number of equal pieces, by those done since the first: what was before it is start-up."""
 
-    since: float = 0.0
+    since: float | None = None
     before: int = 0
 
     def left(self, done: int, total: int, now: float) -> float | None:
-        """Seconds; None before the second piece is done."""
-        if done <= 1:
+        """Seconds; None until something was done since the first look, or the first piece."""
+        if self.since is None or done <= 1:
             self.since, self.before = now, done
         if done == self.before:
             return None

@@ -171,7 +171,8 @@ def test_a_promised_sha256_is_checked(world: World) -> None:
 
 
 def test_a_text_cut_short_has_no_sha256_to_keep(world: World) -> None:
-    said = world.show("data=tiny_shakespeare", "data.max_chars=2000", "--json")
+    one_line(world.show("data=tiny_shakespeare", "data.max_chars=2000"), "data.max_chars=2000", "data.sha256=null")
+    said = world.show("data=tiny_shakespeare", "data.max_chars=2000", "data.sha256=null", "--json")
     assert said.code == 0, said.err
     assert said.json["parts"] == [2000, 200, 200]
 

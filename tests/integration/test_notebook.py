@@ -90,6 +90,8 @@ def test_a_wrong_request_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
         compare(workers=0)
     with pytest.raises(RequestError, match="no such choice"):
         train("fc_out=nune", quiet=True)
+    with pytest.raises(RequestError, match="each is a string of its own"):
+        train(["fc_out=none"], quiet=True)  # pyright: ignore[reportArgumentType]
     with pytest.raises(RequestError, match="is no folder"):
         load_runs("nowhere")
     assert list(tmp_path.iterdir()) == []

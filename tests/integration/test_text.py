@@ -128,6 +128,7 @@ def test_show_takes_a_text_of_any_length(cli: Cli, tmp_path: Path) -> None:
         for tokenizer in choice_names("tokenizer"):
             said = cli("data", "show", "data=text", f"data.path={file}", f"tokenizer={tokenizer}", *form)
             assert said.code == 0, (content, tokenizer, said.err)
+            assert form or content or "a split is empty" in said.out
 
 
 def test_the_sample_of_byte_pairs_shows_where_tokens_end(cli: Cli, text_file: Path) -> None:

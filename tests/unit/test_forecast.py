@@ -231,3 +231,10 @@ def test_a_failure_says_nothing_of_how_long_a_cell_takes() -> None:
     assert progress.seconds_left(0.5) is None
     assert progress.failures == [(first, "out of luck")]
     assert (progress.state(("slow", 0)), progress.state(("quick", 0))) == ("failed", "waiting")
+
+
+def test_a_countdown_may_begin_anywhere() -> None:
+    """Characters of a text come by the hundred thousand: the first look says nothing, the second one does."""
+    turns = Countdown()
+    assert turns.left(500_000, 2_000_000, 1000.0) is None
+    assert turns.left(1_000_000, 2_000_000, 1002.0) == pytest.approx(4.0)
