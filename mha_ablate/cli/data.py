@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -48,7 +49,7 @@ def show(settings: Settings = None, quiet: Quiet = False, as_json: Json = False)
         print_json({**_about(corpus), "sample": _sample(corpus)})
         return
     _print_facts(corpus)
-    print(f"\nThe training text begins:\n\n{_sample(corpus)}")
+    print(f"\nThe training text begins:\n\n{_printable(_sample(corpus))}")
 
 
 @app.command(epilog=PREPARE_EPILOG)
@@ -86,7 +87,7 @@ def _print_facts(corpus: Corpus) -> None:
     about = corpus.summary()
     whole = sum(len(tokens) for tokens in (corpus.train, corpus.val)) or 1
     print(f"text        {corpus.name}" + (f" at {corpus.revision}" if corpus.revision else ""))
-    print(f"licence     {corpus.licence or 'not stated'}")
+    print(f"licence     {_printable(corpus.licence or 'not stated')}")
     print(f"sha256      {corpus.sha256}")
     print(f"size        {corpus.characters:,} characters, {corpus.bytes:,} bytes")
     print(f"tokenizer   {about['tokenizer']}, a vocabulary of {corpus.vocab_size:,}")
@@ -107,6 +108,11 @@ SPLITS = {
     "blocks": "blocks: every 10th block of 4,096 characters validates (of a tenth of the text, if it is short)",
     "tail": "tail: the last 10% of the characters validate",
 }
+
+
+def _printable(text: str) -> str:
+    """Without control characters: a text that somebody else wrote must not steer the terminal."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _sample(corpus: Corpus) -> str:

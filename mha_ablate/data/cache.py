@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-FORMAT = 2  # raised whenever files of the cache change their meaning
+FORMAT = 3  # raised whenever files of the cache change their meaning
 WRITING = ".mha_ablate-writing-"
 
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,9 @@ class Request:
 
     def place(self, sha256: str, split: str, parts: list[int] | None) -> Path:
         """Where the tokens of a text are kept."""
-        what = {"sha256": sha256, "split": split, "parts": parts, "kind": self.kind, "vocab_size": self.vocab_size}
+        what: dict[str, Any] = {"sha256": sha256, "split": split, "parts": parts, "kind": self.kind}
+        if self.kind == "bpe":  # what else decides which merges are learnt
+            what |= {"vocab_size": self.vocab_size, "sample": SAMPLE, "tokenizers": version("tokenizers")}
         return place_of("tokens", what)
 
 

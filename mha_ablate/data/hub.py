@@ -15,10 +15,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mha_ablate.data.cache import cache_dir, place_of, written
+from mha_ablate.data.cache import place_of, written
 from mha_ablate.data.reach import endpoint, why_silent, why_unreachable
 from mha_ablate.data.text import PIECE, Text, Watch, first_characters, limits_of_parts, unwatched
 
+ROWS = 64  # that are in memory at once: a row may be a book
 RETRIES = 2  # of a streamed request, after 1 and 2 s
 COMMIT = re.compile(r"[0-9a-f]{40}")
 VALIDATION = ("validation", "valid", "val", "dev", "test")
@@ -48,7 +49,7 @@ def hub_text(wanted: HubData, max_chars: int | None, licence: str | None, watch:
     more of it is read than needed. Without a network whatever lies in a cache is taken.
     Raises ValueError, in one line and soon, where the text cannot be had.
     """
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", wanted.name):
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", wanted.name, flags=re.ASCII):
         raise ValueError(f"data.hub.name={wanted.name} is no data set of the Hub: it has the form OWNER/NAME")
     if wanted.pinned and (kept := _kept(wanted, max_chars)):
         return replace(kept, licence=licence or kept.licence)
@@ -75,13 +76,26 @@ def _kept_of_any_commit(wanted: HubData, max_chars: int | None) -> Text | None:
     """What was fetched last for a revision that is a branch, a tag or nothing."""
     if wanted.pinned:
         return None
-    asked = json.loads(json.dumps({**asdict(wanted), "max_chars": max_chars}))
-    found = []
-    for file in cache_dir().glob("texts/*/text.json"):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            if json.loads(file.read_text(encoding="utf-8"))["asked"] == asked:
-                found.append((file.stat().st_mtime, file.parent))
-    return _open(max(found)[1]) if found else None
+    try:
+        commit = _pointer(wanted, max_chars).read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+    return _kept(replace(wanted, revision=commit), max_chars)
+
+
+def _pointer(wanted: HubData, max_chars: int | None) -> Path:
+    """The file that says which commit a revision stood for when the Hub was asked last."""
+    return place_of("commits", {**asdict(wanted), "max_chars": max_chars})
+
+
+def _point(wanted: HubData, max_chars: int | None, commit: str) -> None:
+    """Remember it, if the cache can be written."""
+    with contextlib.suppress(OSError):
+        file = _pointer(wanted, max_chars)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        scratch = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+        scratch.write_text(commit, encoding="ascii")
+        scratch.replace(file)
 
 
 def _place(wanted: HubData, max_chars: int | None) -> Path:
@@ -166,6 +180,8 @@ def _fetch(wanted: HubData, max_chars: int | None, unreachable: str | None, watc
 def _keep(wanted: HubData, max_chars: int | None, builder: Any, streamed: bool, watch: Watch) -> Text:
     """Write the chosen splits as plain text, and say where they are from."""
     commit = builder.hash if COMMIT.fullmatch(str(builder.hash)) else wanted.revision
+    if commit and not wanted.pinned:
+        _point(wanted, max_chars, commit)
     if kept := _kept(replace(wanted, revision=commit), max_chars):
         return kept
     splits = _splits(wanted, list(builder.info.splits or _split_names(builder)))
@@ -187,7 +203,6 @@ def _keep(wanted: HubData, max_chars: int | None, builder: Any, streamed: bool, 
             "parts": len(splits),
             "licence": _licence(wanted, commit),
             "revision": commit,
-            "asked": {**asdict(wanted), "max_chars": max_chars},
         }
         (folder / "text.json").write_text(json.dumps(about, indent=2), encoding="utf-8")
 
@@ -221,12 +236,13 @@ def _pieces(table: Any, wanted: HubData) -> Iterator[str]:
             f"no column '{wanted.column}'; there are {', '.join(features)}: choose with data.hub.column=..."
         )
     first = True
-    for rows in batches(table, wanted.column):
-        if any(not isinstance(row, str) for row in rows):
-            raise ValueError(f"column '{wanted.column}' holds no text: choose another with data.hub.column=...")
-        if rows:
-            yield ("" if first else wanted.join) + wanted.join.join(rows)
+    for rows in batches(table, wanted.column, size=ROWS):
+        for row in rows:
+            if not isinstance(row, str):
+                raise ValueError(f"column '{wanted.column}' holds no text: choose another with data.hub.column=...")
+            whole = row if first else wanted.join + row
             first = False
+            yield from (whole[start : start + PIECE] for start in range(0, len(whole), PIECE))
 
 
 def _licence(wanted: HubData, commit: str | None) -> str | None:
@@ -236,9 +252,9 @@ def _licence(wanted: HubData, commit: str | None) -> str | None:
     try:
         card = hf_hub_download(wanted.name, "README.md", repo_type="dataset", revision=commit)
         found: Any = DatasetCard.load(card).data.to_dict().get("license")
+        return (", ".join(map(str, found)) if isinstance(found, list) else str(found)) if found else None
     except Exception:  # whatever is wrong with a card is no reason to refuse the text
         return None
-    return ", ".join(found) if isinstance(found, list) else found
 
 
 def _in_words(error: BaseException | None) -> str:

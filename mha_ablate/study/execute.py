@@ -137,7 +137,8 @@ def measure_costs(plan: Plan, pool: Pool, observer: Observer) -> dict[str, Any]:
     observer.timing(0, turns(len(plan.arms)))
     costs = {arm: build.counted_cost(config, plan.corpus.vocab_size) for arm, config in plan.arms.items()}
     worker = pool.keep_one()
-    worker.ask({"kind": "time", "configs": {arm: asdict(config) for arm, config in plan.arms.items()}})
+    configs = {arm: asdict(config) for arm, config in plan.arms.items()}
+    worker.ask({"kind": "time", "configs": configs, "text": plan.corpus.reference})
     while True:
         sender, message = pool.inbox.get()
         if sender is not worker:  # the last words of those that were stopped

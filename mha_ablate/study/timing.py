@@ -20,17 +20,19 @@ SECONDS_PER_TURN = 0.2
 OnTurn = Callable[[int, int], None]
 
 
-def measure_steps(configs: dict[str, RunConfig], on_turn: OnTurn) -> dict[str, dict[str, Any]]:
+def measure_steps(
+    configs: dict[str, RunConfig], on_turn: OnTurn, text: dict[str, Any] | None = None
+) -> dict[str, dict[str, Any]]:
     """`step_ms` and `tokens_per_s` of each arm: the median of 7 rounds in which every arm takes a turn, and their range.
 
     Two untimed steps warm an arm up; a turn is as many steps as fit in about 0.2 s, at least one. The order of the arms is turned
     round from one round to the next, so that a drift of the machine falls on all alike. Between turns, `on_turn` receives how many
-    are done and how many there are; warming an arm up counts as one.
+    are done and how many there are; warming an arm up counts as one. `text` is the `Corpus.reference` that was planned.
     """
     total = turns(len(configs))
     arms: dict[str, _Stepper] = {}
     for name, config in configs.items():
-        arms[name] = _Stepper(config)
+        arms[name] = _Stepper(config, text)
         on_turn(len(arms), total)
     per_turn = _steps_per_turn(next(iter(arms.values())).seconds(1))
     seconds: dict[str, list[float]] = {name: [] for name in arms}
@@ -68,10 +70,10 @@ def _steps_per_turn(step_seconds: float) -> int:
 class _Stepper:
     """One arm, ready to take training steps on its text."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, text: dict[str, Any] | None) -> None:
         hardware = build.hardware_of(config)
         torch.set_num_threads(hardware.threads)
-        corpus = corpus_of(config)
+        corpus = corpus_of(config, known=text)
         self.device = torch.device(hardware.device)
         self.config = config
         self.model = build.model_of(config, corpus.vocab_size, hardware.device)

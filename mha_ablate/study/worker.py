@@ -45,8 +45,8 @@ def main() -> None:
                 )
             else:
                 configs = {arm: from_plain(plain) for arm, plain in request["configs"].items()}
-                times = measure_steps(configs, lambda done, total: tell({"kind": "turn", "done": done, "total": total}))
-                tell({"kind": "times", "times": times})
+                told = lambda done, total: tell({"kind": "turn", "done": done, "total": total})  # noqa: E731
+                tell({"kind": "times", "times": measure_steps(configs, told, request["text"])})
         except Exception as error:
             tell({"kind": "done", "state": "failed", "error": f"{type(error).__name__}: {error}"})
 
