@@ -286,6 +286,14 @@ def told(fetched: World) -> Iterator[Resident]:
         yield made
 
 
+def test_a_text_fetched_at_a_commit_is_found_by_branch_too(fetched: World, nowhere: Resident) -> None:
+    at_commit = fetched.show(*MINE, f"data.hub.revision={COMMIT}", "data.max_chars=700", "--json")
+    newest = fetched.show(*MINE, "data.max_chars=700", "--json")
+    offline = nowhere.ask("data", "show", *MINE, "data.max_chars=700", "--json")
+    assert offline.code == 0, offline.err
+    assert at_commit.json == newest.json == offline.json
+
+
 def words_of(name: str) -> tuple[str, ...]:
     return MINE if name == "mine" else (f"data={name}", "data.sha256=null")
 

@@ -551,3 +551,11 @@ def test_what_is_unseen_is_called_what_it_is(parts: Parts, kind: str, said: str)
 
 def test_one_is_no_plural(parts: Parts) -> None:
     assert load_corpus(parts("abab", "ac"), context=None).unseen_words().startswith("1 character of")
+
+
+def test_a_vocabulary_of_another_size_is_another_tokenizer(parts: Parts) -> None:
+    content = "the cat and the dog and the cow and the hen " * 40
+    sizes = [
+        load_corpus(parts(content, kind="bpe", split="tail", vocab_size=v), context=4).vocab_size for v in (260, 270)
+    ]
+    assert sizes == [260, 270]
