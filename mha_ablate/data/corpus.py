@@ -53,7 +53,7 @@ class Corpus:
     @property
     def nats_to_bits_per_byte(self) -> float:
         """Factor from nats per token to bits per byte of UTF-8, over the validation split."""
-        return len(self.val) / self.val_bytes / float(np.log(2))
+        return _bits_of_a_nat(len(self.val), self.val_bytes)
 
     @property
     def reference(self) -> dict[str, Any]:
@@ -122,7 +122,12 @@ def bits_per_byte(summary: dict[str, Any]) -> float | None:
 def nat_in_bits_per_byte(summary: dict[str, Any]) -> float | None:
     """As `bits_per_byte`, for any token."""
     tokens, size = summary.get("val_tokens"), summary.get("val_bytes")
-    return tokens / size / float(np.log(2)) if tokens and size else None
+    return _bits_of_a_nat(tokens, size) if tokens and size else None
+
+
+def _bits_of_a_nat(tokens: int, size: int) -> float:
+    """A nat per token in bits per byte, for a text of so many tokens and bytes."""
+    return tokens / size / float(np.log(2))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,9 @@ def main() -> None:
     from mha_ablate.study.cell import Cell, run_cell
     from mha_ablate.study.timing import measure_steps
 
+    def tell_turn(done: int, total: int) -> None:
+        tell({"kind": "turn", "done": done, "total": total})
+
     tell({"kind": "ready"})
     while True:
         request = requests.get()
@@ -45,8 +48,7 @@ def main() -> None:
                 )
             else:
                 configs = {arm: from_plain(plain) for arm, plain in request["configs"].items()}
-                told = lambda done, total: tell({"kind": "turn", "done": done, "total": total})  # noqa: E731
-                tell({"kind": "times", "times": measure_steps(configs, told, request["text"])})
+                tell({"kind": "times", "times": measure_steps(configs, tell_turn, request["text"])})
         except Exception as error:
             tell({"kind": "done", "state": "failed", "error": f"{type(error).__name__}: {error}"})
 
