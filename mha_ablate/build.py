@@ -13,16 +13,19 @@ import torch
 
 from mha_ablate.config.schema import RunConfig
 from mha_ablate.cost.count import PeakMemory, forward_flops, parameters
-from mha_ablate.data.batches import TrainBatches
+from mha_ablate.data.batches import Batches, SameBatch, TrainBatches
 from mha_ablate.data.corpus import Corpus
 from mha_ablate.errors import RequestError
 from mha_ablate.model.fc_out.base import FcOut, Place
 from mha_ablate.model.gpt import GPT
 from mha_ablate.training.hardware import Hardware, resolve
 from mha_ablate.training.optimizer import FlatAdamW
+from mha_ablate.training.step import TOKENS_AT_ONCE, TrainingStep
 
 VARIANTS = "mha_ablate.model.fc_out."
-EXPLICIT_UP_TO = 128  # context up to which the open softmax beats the fused kernel's backward on a CPU
+EXPLICIT_UP_TO = (
+    512  # context up to which open attention runs on a CPU: faster, but it keeps the weights of every layer
+)
 
 
 def resolved(config: RunConfig) -> RunConfig:
@@ -73,9 +76,14 @@ def fc_out_maker(spec: dict[str, Any]) -> Callable[[Place], FcOut]:
     return lambda place: variant(place, **settings)
 
 
-def model_of(config: RunConfig, vocab_size: int, device: str = "cpu") -> GPT:
-    """The model, its weights drawn from init_seed (none on the meta device). Raises RequestError for sizes that do not fit."""
+def model_of(config: RunConfig, vocab_size: int, device: str = "cpu", *, explicit: bool | None = None) -> GPT:
+    """The model, its weights drawn from init_seed (none on the meta device). Raises RequestError for sizes that do not fit.
+
+    `explicit` asks for open or fused attention; None takes what is faster on the device that the run is for.
+    """
     m, attention = config.model, config.attention
+    if explicit is None:
+        explicit = config.trainer.device == "cpu" and m.context <= EXPLICIT_UP_TO
     try:
         with torch.device("meta" if device == "meta" else "cpu"):
             model = GPT(
@@ -95,7 +103,7 @@ def model_of(config: RunConfig, vocab_size: int, device: str = "cpu") -> GPT:
                 bias=m.bias,
                 dropout=m.dropout,
                 tied_embedding=m.tied_embedding,
-                explicit_attention=config.trainer.device == "cpu" and m.context <= EXPLICIT_UP_TO,
+                explicit_attention=explicit,
                 init_seed=config.seeds[0],
             )
     except ValueError as error:
@@ -120,6 +128,22 @@ def batches_of(config: RunConfig, corpus: Corpus, device: torch.device) -> Train
     )
 
 
+def step_of(config: RunConfig, model: GPT, corpus: Corpus, hardware: Hardware) -> TrainingStep:
+    """What training repeats, ready to begin: optimizer, batches, and the model in its working precision."""
+    return _step_of(config, model, batches_of(config, corpus, torch.device(hardware.device)), hardware)
+
+
+def _step_of(config: RunConfig, model: GPT, batches: Batches, hardware: Hardware) -> TrainingStep:
+    return TrainingStep(
+        model,
+        optimizer_of(config, model, hardware.dtype),
+        batches,
+        grad_clip=config.optim.grad_clip,
+        dropout_seed=config.seeds[1],
+        tokens_at_once=TOKENS_AT_ONCE if hardware.device == "cpu" else None,
+    )
+
+
 def counted_cost(config: RunConfig, vocab_size: int) -> dict[str, Any]:
     """Parameters, FLOPs per token and peak memory of one training step, counted on the meta device.
 
@@ -127,6 +151,7 @@ def counted_cost(config: RunConfig, vocab_size: int) -> dict[str, Any]:
     backward). `peak_memory_mb` holds weights, masters, moments, gradients and activations, in units of 10^6 bytes.
     """
     model = model_of(config, vocab_size, "meta")
+    fused = model_of(config, vocab_size, "meta", explicit=False)  # counts attention whole, tiles skip some of it
     B, T = config.trainer.batch_size, config.model.context
     ids = torch.zeros((B, T), dtype=torch.long, device="meta")
     cost: dict[str, Any] = {
@@ -134,13 +159,11 @@ def counted_cost(config: RunConfig, vocab_size: int) -> dict[str, Any]:
         "params_attention": parameters(model, "attention"),
         "params_fc_out": parameters(model, "fc_out"),
         "params_embedding": parameters(model, "tokens") + parameters(model, "positions") + parameters(model, "output"),
-        "flops_per_token": forward_flops(lambda: model(ids)) / (B * T),
+        "flops_per_token": forward_flops(lambda: fused(ids)) / (B * T),
     }
     cost["train_flops_per_token"] = 3 * cost["flops_per_token"]
     with PeakMemory() as memory:
-        optimizer = optimizer_of(config, model, hardware_of(config).dtype)
-        model.loss(ids, ids).backward()
-        optimizer.step(1e-3, config.optim.grad_clip)
+        _step_of(config, model, SameBatch(ids, ids), hardware_of(config))(0, 1e-3)
     cost["peak_memory_mb"] = memory.peak / 1e6
     return cost
 

@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mha_ablate.data.tokenizers import Tokens
+
+
+class Batches(Protocol):
+    """What a training step takes its tokens from."""
+
+    @property
+    def batch_size(self) -> int:
+        """Windows a step."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where they lie."""
+        ...
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Ids and targets of a step, each `[batch_size, context]`."""
+        ...
+
+
+class SameBatch:
+    """One batch for every step: what a step is counted on, where no text is needed."""
+
+    def __init__(self, ids: Tensor, targets: Tensor) -> None:
+        self.ids, self.targets = ids, targets
+        self.batch_size, self.device = len(ids), ids.device
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """That batch."""
+        return self.ids, self.targets
 
 
 class TrainBatches:
@@ -26,20 +57,29 @@ class TrainBatches:
         return windows[:, :-1], windows[:, 1:]
 
 
+TOKENS_OF_A_SAMPLE = 4096  # at least so many are looked at on the way, where the split has them
+
+
+def sample_stride(tokens: Tokens, context: int) -> int:
+    """Every how many windows of a split one is taken, for a look on the way: spread over the split, always the same ones."""
+    return max(1, (len(tokens) - 1) // context // max(1, TOKENS_OF_A_SAMPLE // context))
+
+
 def validation_windows(
-    tokens: Tokens, *, context: int, device: torch.device, tokens_per_batch: int = 4096
+    tokens: Tokens, *, context: int, device: torch.device, stride: int = 1, tokens_per_batch: int = 4096
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Ids and targets that cover the whole split once: windows side by side, the last one shorter if it must be.
 
-    Every token but the first is a target exactly once.
+    Every token but the first is a target exactly once. A `stride` above 1 leaves out all but every so many windows.
     """
-    full = (len(tokens) - 1) // context
+    windows = np.arange(0, (len(tokens) - 1) // context, stride)
     per_batch = max(1, tokens_per_batch // context)
-    for start in range(0, full, per_batch):
-        count = min(per_batch, full - start)
-        piece = tokens[start * context : (start + count) * context + 1].astype(np.int64)
+    for first in range(0, len(windows), per_batch):
+        starts = windows[first : first + per_batch, None] * context
+        piece = tokens[starts + np.arange(context + 1)].astype(np.int64)
         ids = torch.from_numpy(piece).to(device)
-        yield ids[:-1].view(count, context), ids[1:].view(count, context)
-    if rest := (len(tokens) - 1) % context:
+        yield ids[:, :-1], ids[:, 1:]
+    rest = (len(tokens) - 1) % context
+    if rest and stride == 1:
         ids = torch.from_numpy(tokens[-rest - 1 :].astype(np.int64)).to(device)
         yield ids[None, :-1], ids[None, 1:]

@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from mha_ablate.model.fc_out.base import FcOut
 from mha_ablate.model.layers import Linear, rotate
 
+QUERIES_AT_ONCE = 128  # of a tile of open attention: measured (docs/log.md)
+SCORES_AT_ONCE = 2**20
+
 
 class FusedQKV(nn.Module):
     """Standard: one map `C -> H (D + D + V)` makes q, k and v of every head from the whole embedding."""
@@ -68,7 +71,7 @@ class Attention(nn.Module):
     """branch_scale * fc_out(softmax(q k^T / sqrt(D), causal) v): `[B T C] -> [B T C]`.
 
     `fc_out` is injected; attention knows none of its variants. `explicit` computes the softmax in the open, which is
-    faster than the fused kernel on a CPU at short context; otherwise torch's scaled_dot_product_attention runs.
+    faster than the fused kernel's backward on a CPU; otherwise torch's scaled_dot_product_attention runs.
     """
 
     def __init__(
@@ -97,12 +100,28 @@ class Attention(nn.Module):
         return y_BTC if self.branch_scale == 1.0 else y_BTC * self.branch_scale
 
     def _explicit(self, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTV: Tensor) -> Tensor:
-        T, D = q_BHTD.shape[-2:]
-        scores_BHTS = q_BHTD @ (k_BHTD * (1.0 / math.sqrt(D))).transpose(-2, -1)
-        ahead_TS = self.get_buffer("ahead_TS")[:T, :T]
-        weights_BHTS = torch.softmax(scores_BHTS + ahead_TS.to(scores_BHTS.dtype), dim=-1)
-        return F.dropout(weights_BHTS, self.dropout, self.training) @ v_BHTV
+        """A few windows at a time, whose scores stay in the cache."""
+        _, H, T, D = q_BHTD.shape
+        k_BHTD = k_BHTD * (1.0 / math.sqrt(D))
+        windows = max(1, SCORES_AT_ONCE // (H * T * min(T, QUERIES_AT_ONCE)))
+        parts = zip(q_BHTD.split(windows), k_BHTD.split(windows), v_BHTV.split(windows), strict=True)
+        return _joined([self._tiles(q, k, v) for q, k, v in parts], dim=0)
+
+    def _tiles(self, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTV: Tensor) -> Tensor:
+        """A few queries at a time, against the keys up to the last of them: most of what lies ahead is never computed."""
+        tiles = []
+        for start in range(0, q_BHTD.shape[2], QUERIES_AT_ONCE):
+            stop = min(start + QUERIES_AT_ONCE, q_BHTD.shape[2])
+            scores_BHQS = q_BHTD[:, :, start:stop] @ k_BHTD[:, :, :stop].transpose(-2, -1)
+            ahead_QS = self.get_buffer("ahead_TS")[start:stop, :stop]
+            weights_BHQS = torch.softmax(scores_BHQS + ahead_QS.to(scores_BHQS.dtype), dim=-1)
+            tiles.append(F.dropout(weights_BHQS, self.dropout, self.training) @ v_BHTV[:, :, :stop])
+        return _joined(tiles, dim=2)
 
     def _fused(self, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTV: Tensor) -> Tensor:
         rate = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTV, dropout_p=rate, is_causal=True)
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)

@@ -14,6 +14,7 @@ from mha_ablate import build
 from mha_ablate.config.compose import from_plain, to_yaml
 from mha_ablate.config.schema import RunConfig, config_hash
 from mha_ablate.corpora import corpus_of
+from mha_ablate.data.batches import sample_stride
 from mha_ablate.data.corpus import IDENTITY
 from mha_ablate.errors import RequestError
 from mha_ablate.run.checkpoint import save_weights
@@ -161,22 +162,20 @@ def _train_into(cell: Cell, run: dict[str, Any], on_line: OnLine) -> None:
 
     device = torch.device(hardware.device)
     model = build.model_of(config, corpus.vocab_size, hardware.device)
-    optimizer = build.optimizer_of(config, model, hardware.dtype)
-    batches = build.batches_of(config, corpus, device)
-    tokens_per_step = config.trainer.batch_size * config.model.context
+    take_step = build.step_of(config, model, corpus, hardware)
     record = Record(
         cell.folder,
-        tokens_per_step=tokens_per_step,
-        train_flops_per_step=cost["train_flops_per_token"] * tokens_per_step,
+        tokens_per_step=take_step.tokens,
+        train_flops_per_step=cost["train_flops_per_token"] * take_step.tokens,
         factors={"loss/val": ("loss/val_bits_per_byte", corpus.nats_to_bits_per_byte)},
     )
-    on_line({"step": 0, "val_tokens": len(corpus.val)})  # not measured, and not recorded: training begins
+    sample = len(corpus.val) / sample_stride(corpus.val, config.model.context)
+    # Not measured, and not recorded: training begins.
+    on_line({"step": 0, "val_tokens": len(corpus.val), "sample_tokens": sample})
     try:
         outcome = train(
-            model,
-            optimizer,
-            batches,
-            validate=lambda: validation_loss(model, corpus.val, device=device),
+            take_step,
+            validate=lambda whole: validation_loss(model, corpus.val, device=device, whole=whole),
             rate=lambda step: learning_rate(
                 step,
                 steps=config.trainer.steps,
@@ -188,12 +187,10 @@ def _train_into(cell: Cell, run: dict[str, Any], on_line: OnLine) -> None:
             steps=config.trainer.steps,
             eval_every=config.trainer.eval_every,
             log_every=config.trainer.log_every,
-            grad_clip=config.optim.grad_clip,
-            dropout_seed=config.seeds[1],
         )
     finally:
         record.close()
-    optimizer.release()
+    take_step.optimizer.release()
     save_weights(
         cell.folder,
         model,

@@ -29,15 +29,17 @@ class CellClock:
     step: int = 0
     training: float = 0.0  # seconds between lines that were spent on steps
     trained: int = 0  # the steps they were spent on
-    evaluations: list[float] = field(default_factory=list)
-    guess: float = 0.0  # an evaluation in steps, until one was seen
+    evaluations: list[float] = field(default_factory=list)  # of a sample, on the way
+    guess: float = 0.0  # a sample's evaluation in steps, until one was seen
+    samples: float = 1.0  # how many of them the whole split takes, which the last evaluation looks at
 
     def hear(self, line: Mapping[str, Any], now: float) -> None:
         """Take in a line of the cell. Its first one starts the measurement: what was before it is start-up."""
         if self.begun is None:
             self.begun = now
         if "val_tokens" in line:
-            self.guess = EVALUATION * line["val_tokens"] / self.tokens_per_step
+            self.guess = EVALUATION * line["sample_tokens"] / self.tokens_per_step
+            self.samples = line["val_tokens"] / line["sample_tokens"]
         if self.heard is not None:
             gap, steps = now - self.heard, line["step"] - self.step
             if "loss/val" in line:
@@ -59,8 +61,8 @@ class CellClock:
         if pace is None or self.heard is None:
             return None
         evaluation = fmean(self.evaluations) if self.evaluations else self.guess * pace
-        to_come = (self.steps - 1) // self.eval_every + 1 - len(self.evaluations)
-        rest = pace * (self.steps - self.step) + evaluation * max(0, to_come)
+        on_the_way = max(0, (self.steps - 1) // self.eval_every - len(self.evaluations))
+        rest = pace * (self.steps - self.step) + evaluation * (on_the_way + self.samples)
         return max(0.0, rest - (now - self.heard))
 
     def work(self, now: float) -> float | None:

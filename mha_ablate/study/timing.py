@@ -45,7 +45,7 @@ def measure_steps(
     return {
         name: {
             "step_ms": 1000 * statistics.median(times),
-            "tokens_per_s": arms[name].tokens / statistics.median(times),
+            "tokens_per_s": arms[name].take_step.tokens / statistics.median(times),
             "step_ms_range": [1000 * min(times), 1000 * max(times)],
         }
         for name, times in seconds.items()
@@ -75,19 +75,15 @@ class _Stepper:
         torch.set_num_threads(hardware.threads)
         corpus = corpus_of(config, known=text)
         self.device = torch.device(hardware.device)
-        self.config = config
-        self.model = build.model_of(config, corpus.vocab_size, hardware.device)
-        self.optimizer = build.optimizer_of(config, self.model, hardware.dtype)
-        self.batches = build.batches_of(config, corpus, self.device)
-        self.tokens = config.trainer.batch_size * config.model.context
+        model = build.model_of(config, corpus.vocab_size, hardware.device)
+        self.take_step, self.rate = build.step_of(config, model, corpus, hardware), config.optim.lr
         self.seconds(WARM_UP)
 
     def seconds(self, steps: int) -> float:
         """Wall time of so many updates."""
         start = time.perf_counter()
         for step in range(steps):
-            self.model.loss(*self.batches.batch(step)).backward()
-            self.optimizer.step(self.config.optim.lr, self.config.optim.grad_clip)
+            self.take_step(step, self.rate)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - start

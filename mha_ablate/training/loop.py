@@ -9,9 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mha_ablate.data.batches import TrainBatches
-from mha_ablate.model.gpt import GPT
-from mha_ablate.training.optimizer import FlatAdamW
+from mha_ablate.training.step import TrainingStep
 
 Line = dict[str, float]
 
@@ -45,32 +43,29 @@ class Stopwatch:
 
 
 def train(
-    model: GPT,
-    optimizer: FlatAdamW,
-    batches: TrainBatches,
+    take_step: TrainingStep,
     *,
-    validate: Callable[[], float],
+    validate: Callable[[bool], float],
     rate: Callable[[int], float],
     write: Callable[[int, Line], None],
     steps: int,
     eval_every: int,
     log_every: int,
-    grad_clip: float,
-    dropout_seed: int,
 ) -> Outcome:
     """Train for `steps` updates. `write(step, values)` receives every measurement; step counts finished updates.
 
+    `validate(whole)` gives the validation loss: of a sample on the way, of the whole split after the last step.
     Ends early, as diverged, when the training or validation loss is not finite.
     """
-    model.train()
-    watch = Stopwatch(batches.device)
+    take_step.model.train()
+    watch = Stopwatch(take_step.batches.device)
     losses: list[torch.Tensor] = []
     val_loss = math.nan
     norm, last_read = torch.zeros(()), 0.0
     for step in range(steps + 1):
         if step == steps or (step and step % eval_every == 0):
             train_s = watch.read()
-            val_loss = validate()
+            val_loss = validate(step == steps)
             write(step, {"loss/val": val_loss, "train_s": train_s})
             watch.skip()
             if not math.isfinite(val_loss):
@@ -78,12 +73,8 @@ def train(
         if step == steps:
             break
 
-        ids, targets = batches.batch(step)
-        torch.manual_seed(dropout_seed * 1_000_003 + step)  # dropout: a stream of its own, the same in every arm
-        loss = model.loss(ids, targets)
-        loss.backward()
-        norm = optimizer.step(rate(step), grad_clip)
-        losses.append(loss.detach())
+        loss, norm = take_step(step, rate(step))
+        losses.append(loss)
 
         if (step + 1) % log_every == 0 or step + 1 == steps:
             train_loss, train_s = torch.stack(losses).mean().item(), watch.read()
@@ -95,7 +86,7 @@ def train(
                     "optim/lr": rate(step),
                     "optim/grad_norm": norm.item(),
                     "perf/step_ms": step_s * 1000,
-                    "perf/tokens_per_s": ids.numel() / step_s,
+                    "perf/tokens_per_s": take_step.tokens / step_s,
                     "train_s": train_s,
                 },
             )

@@ -112,7 +112,7 @@ def test_a_run_shows_step_losses_pace_and_time_left() -> None:
     progress = Progress([cell("dense", 0)])
     progress.begin(progress.cells[0], NOW - 20)
     assert run_line(progress, NOW) == "step 0/100"
-    progress.hear(progress.cells[0], {"step": 0, "val_tokens": 400}, NOW - 10)
+    progress.hear(progress.cells[0], {"step": 0, "val_tokens": 400, "sample_tokens": 400}, NOW - 10)
     progress.hear(progress.cells[0], {"step": 50, "loss/train": 2.5, "perf/tokens_per_s": 900.0}, NOW)
     progress.running["dense", 0]["loss/val"] = None
     # 50 steps at 0.2 s, and an evaluation on the tokens of 4 steps, at half their time

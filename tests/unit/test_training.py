@@ -26,6 +26,7 @@ from mha_ablate.training.evaluate import validation_loss
 from mha_ablate.training.loop import Line, Outcome, train
 from mha_ablate.training.optimizer import FlatAdamW
 from mha_ablate.training.schedule import learning_rate
+from mha_ablate.training.step import TrainingStep
 from tests.unit.small import adamw, gpt, ids_of
 
 CPU = torch.device("cpu")
@@ -285,7 +286,8 @@ class Run:
     ) -> None:
         self.model, self.lines, self.asked = model, [], []
         self.optimizer = adamw(model, dtype)
-        cadence = {"steps": 6, "eval_every": 3, "log_every": 2, "grad_clip": 1.0} | settings
+        cadence = {"steps": 6, "eval_every": 3, "log_every": 2} | settings
+        grad_clip = cadence.pop("grad_clip", 1.0)
         tokens = random_tokens() if tokens is None else tokens
         batches = TrainBatches(tokens, batch_size=4, context=model.context, data_seed=0, device=CPU)
 
@@ -294,13 +296,10 @@ class Run:
             return lr
 
         self.outcome: Outcome = train(
-            model,
-            self.optimizer,
-            batches,
-            validate=validate,
+            TrainingStep(model, self.optimizer, batches, grad_clip=grad_clip, dropout_seed=dropout_seed),
+            validate=lambda whole: validate(),
             rate=rate,
             write=lambda step, line: self.lines.append((step, line)),
-            dropout_seed=dropout_seed,
             **cadence,
         )
 
