@@ -14,10 +14,12 @@ import torch
 from mha_ablate.config.schema import RunConfig
 from mha_ablate.cost.count import PeakMemory, forward_flops, parameters
 from mha_ablate.data.batches import Batches, SameBatch, TrainBatches
+from mha_ablate.data.cache import cache_dir
 from mha_ablate.data.corpus import Corpus
 from mha_ablate.errors import RequestError
 from mha_ablate.model.fc_out.base import FcOut, Place
 from mha_ablate.model.gpt import GPT
+from mha_ablate.training.compiled import compiled_loss, pays, why_not
 from mha_ablate.training.hardware import Hardware, resolve
 from mha_ablate.training.optimizer import FlatAdamW
 from mha_ablate.training.step import TOKENS_AT_ONCE, TrainingStep
@@ -31,7 +33,13 @@ EXPLICIT_UP_TO = (
 def resolved(config: RunConfig) -> RunConfig:
     """The same configuration with no `auto` left and an absolute path of the text: what is hashed and written down."""
     hardware = hardware_of(config)
-    trainer = replace(config.trainer, device=hardware.device, precision=hardware.precision, threads=hardware.threads)
+    trainer = replace(
+        config.trainer,
+        device=hardware.device,
+        precision=hardware.precision,
+        threads=hardware.threads,
+        compile=_compiles(config, hardware.device),
+    )
     path = config.data.path
     if path is not None:
         place = Path(path) if Path(path).exists() else Path(path).expanduser()
@@ -46,6 +54,16 @@ def hardware_of(config: RunConfig) -> Hardware:
         return resolve(config.trainer.device, config.trainer.precision, config.trainer.threads)
     except ValueError as error:
         raise RequestError(str(error)) from error
+
+
+def _compiles(config: RunConfig, device: str) -> bool:
+    """Whether training steps are compiled: if asked for, or if the run is long enough, and only where it can work.
+
+    It depends on nothing but the run and the machine, so all arms of a study are compiled or none.
+    """
+    asked = config.trainer.compile
+    wanted = pays(config.trainer.steps) if asked == "auto" else asked
+    return bool(wanted) and device == "cpu" and why_not() is None
 
 
 def fc_out_maker(spec: dict[str, Any]) -> Callable[[Place], FcOut]:
@@ -130,10 +148,13 @@ def batches_of(config: RunConfig, corpus: Corpus, device: torch.device) -> Train
 
 def step_of(config: RunConfig, model: GPT, corpus: Corpus, hardware: Hardware) -> TrainingStep:
     """What training repeats, ready to begin: optimizer, batches, and the model in its working precision."""
-    return _step_of(config, model, batches_of(config, corpus, torch.device(hardware.device)), hardware)
+    batches = batches_of(config, corpus, torch.device(hardware.device))
+    return _step_of(config, model, batches, hardware, compiled=config.trainer.compile is True)
 
 
-def _step_of(config: RunConfig, model: GPT, batches: Batches, hardware: Hardware) -> TrainingStep:
+def _step_of(
+    config: RunConfig, model: GPT, batches: Batches, hardware: Hardware, *, compiled: bool = False
+) -> TrainingStep:
     return TrainingStep(
         model,
         optimizer_of(config, model, hardware.dtype),
@@ -141,6 +162,7 @@ def _step_of(config: RunConfig, model: GPT, batches: Batches, hardware: Hardware
         grad_clip=config.optim.grad_clip,
         dropout_seed=config.seeds[1],
         tokens_at_once=TOKENS_AT_ONCE if hardware.device == "cpu" else None,
+        loss=compiled_loss(model, cache_dir() / "compiled") if compiled else None,
     )
 
 

@@ -208,8 +208,11 @@ class TrainerConfig:
     device: str
     precision: str
     threads: int | None
+    compile: Any  # true, false or "auto"
 
     def __post_init__(self) -> None:
+        if self.compile != "auto" and not isinstance(self.compile, bool):
+            raise ValueError(f"trainer.compile={self.compile} is not one of auto, true, false")
         for key in ("steps", "batch_size", "eval_every", "log_every", "threads"):
             at_least(f"trainer.{key}", getattr(self, key), 1)
         at_most("trainer.threads", self.threads, 4096)

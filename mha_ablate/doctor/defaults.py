@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mha_ablate.doctor.fact import Answer, in_words
 from mha_ablate.doctor.software import REINSTALL
 from mha_ablate.errors import MhaAblateError
-from mha_ablate.training.hardware import BF16_PROBES, bf16_features
+from mha_ablate.training.hardware import BF16_PROBES, bf16_features, bf16_speedup
 
 if TYPE_CHECKING:
     from mha_ablate.training.hardware import Hardware
@@ -40,10 +40,8 @@ def why_precision(hardware: Hardware, asked: str) -> str:
     """The reason behind the working precision."""
     if asked != "auto":
         return f"trainer.precision={asked} in the configuration"
-    features = bf16_features(hardware.device)
-    named = "the GPU" if hardware.device == "cuda" else "the processor"
-    if features:
-        return f"{named} multiplies it ({', '.join(features)})"
     if hardware.device == "cuda":
-        return f"{named} does not multiply bf16"
-    return f"{named} has neither {' nor '.join(BF16_PROBES)}, which multiply bf16"
+        features = bf16_features("cuda")
+        return f"the GPU multiplies it ({', '.join(features)})" if features else "the GPU does not multiply bf16"
+    named = ", ".join(bf16_features("cpu")) or f"neither {' nor '.join(BF16_PROBES)}"
+    return f"tried: the processor multiplies bf16 {bf16_speedup():.1f} times as fast as fp32 ({named})"

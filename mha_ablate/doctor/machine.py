@@ -7,12 +7,12 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
-import sysconfig
 import warnings
 from pathlib import Path
 
 from mha_ablate.doctor.fact import Answer, size
+from mha_ablate.training import compiled
+from mha_ablate.training.allocator import library as preloadable
 from mha_ablate.training.hardware import BF16_PROBES, bf16_features, cpu_count, name_of
 
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
@@ -77,22 +77,23 @@ def allocator(proc: Path = PROC) -> Answer:
     asked = next((name for name in ALLOCATORS if name in preload), None)
     if asked:
         return Answer(usual, "note", f"LD_PRELOAD asks for {asked}, which was not loaded")
-    return Answer(usual)
+    better = preloadable()
+    if better:
+        return Answer(usual, why=f"the workers of `compare` preload {Path(better).name}")
+    return Answer(
+        usual, why=f"told to keep its pages; none of {', '.join(ALLOCATORS)} is installed, which do it better"
+    )
 
 
 def compiler() -> Answer:
-    """The C++ compiler that torch.compile would call: $CXX, or the system's usual one, and no other."""
-    unneeded = "mha_ablate does not need it"
-    wanted = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    found = next((name for name in (wanted, "g++", "clang++", "c++") if shutil.which(name)), None)
-    if found is None:
-        return Answer("none found", "note", f"torch.compile cannot work here; {unneeded}")
-    named = _first_line(found)
-    if found != wanted:
-        return Answer(named, "note", f"torch.compile looks for {wanted} alone, unless CXX={found}; {unneeded}")
-    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
-        return Answer(named, "note", f"torch.compile needs Python.h too, which is missing; {unneeded}")
-    return Answer(named)
+    """The C++ compiler that torch.compile would call, and what keeps it from working."""
+    found = next((name for name in (compiled.compiler(), "g++", "clang++", "c++") if shutil.which(name)), None)
+    reason, without = compiled.why_not(), "long runs are then not compiled, and somewhat slower"
+    named = _first_line(found) if found else "none found"
+    if reason is None:
+        return Answer(named, why=f"torch.compile calls it for runs of {compiled.PAYS_FROM:,} steps and more")
+    other = f", unless CXX={found}" if found and found != compiled.compiler() else ""
+    return Answer(named, "note", f"torch.compile cannot work: {reason}{other}; {without}")
 
 
 def _first_line(program: str) -> str:

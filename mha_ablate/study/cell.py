@@ -22,6 +22,7 @@ from mha_ablate.run.folder import FINISHED, RunFolder, this_process, write_atomi
 from mha_ablate.run.lock import locked
 from mha_ablate.run.provenance import provenance
 from mha_ablate.run.record import Record
+from mha_ablate.training.compiled import forget
 from mha_ablate.training.evaluate import validation_loss
 from mha_ablate.training.hardware import name_of
 from mha_ablate.training.loop import Outcome, train
@@ -150,7 +151,7 @@ def _train_into(cell: Cell, run: dict[str, Any], on_line: OnLine) -> None:
     """The run itself; fills `run` with what it was and how it ended."""
     config = cell.config
     hardware = build.hardware_of(config)
-    torch.set_num_threads(hardware.threads)
+    hardware.prepare()
     corpus = corpus_of(config, known=cell.text)
     cost = build.counted_cost(config, corpus.vocab_size)
     run |= {
@@ -160,6 +161,7 @@ def _train_into(cell: Cell, run: dict[str, Any], on_line: OnLine) -> None:
     }
     cell.folder.write(run)
 
+    forget()  # models of earlier cells
     device = torch.device(hardware.device)
     model = build.model_of(config, corpus.vocab_size, hardware.device)
     take_step = build.step_of(config, model, corpus, hardware)

@@ -32,6 +32,7 @@ class CellClock:
     evaluations: list[float] = field(default_factory=list)  # of a sample, on the way
     guess: float = 0.0  # a sample's evaluation in steps, until one was seen
     samples: float = 1.0  # how many of them the whole split takes, which the last evaluation looks at
+    measured: bool = False  # that last one is over
 
     def hear(self, line: Mapping[str, Any], now: float) -> None:
         """Take in a line of the cell. Its first one starts the measurement: what was before it is start-up."""
@@ -42,7 +43,9 @@ class CellClock:
             self.samples = line["val_tokens"] / line["sample_tokens"]
         if self.heard is not None:
             gap, steps = now - self.heard, line["step"] - self.step
-            if "loss/val" in line:
+            if "loss/val" in line and line["step"] == self.steps:
+                self.measured = True
+            elif "loss/val" in line:
                 self.evaluations.append(max(0.0, gap - steps * (self.step_seconds or 0.0)))
             else:
                 self.training, self.trained = self.training + gap, self.trained + steps
@@ -55,7 +58,7 @@ class CellClock:
 
     def left(self, now: float) -> float | None:
         """Seconds until this cell ends, at its own pace; None until that is known."""
-        if self.ended is not None:
+        if self.ended is not None or self.measured:
             return 0.0
         pace = self.step_seconds
         if pace is None or self.heard is None:

@@ -14,6 +14,7 @@ import threading
 from typing import IO, Any
 
 from mha_ablate.study.cell import Cell
+from mha_ablate.training import allocator
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -25,7 +26,7 @@ class Worker:
         self.cell: Cell | None = None
         self.ready = False
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
-        environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")}
+        environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1"), **allocator.environment(os.environ)}
         # A session of its own: Ctrl-C reaches the parent alone, which then decides.
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-m", "mha_ablate.study.worker"],

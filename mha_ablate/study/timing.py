@@ -72,7 +72,7 @@ class _Stepper:
 
     def __init__(self, config: RunConfig, text: dict[str, Any] | None) -> None:
         hardware = build.hardware_of(config)
-        torch.set_num_threads(hardware.threads)
+        hardware.prepare()
         corpus = corpus_of(config, known=text)
         self.device = torch.device(hardware.device)
         model = build.model_of(config, corpus.vocab_size, hardware.device)

@@ -30,7 +30,7 @@ class FlatAdamW:
         self.master = torch.cat([p.detach().float().reshape(-1) for p in params])
         self.working = self.master if dtype == torch.float32 else self.master.to(dtype)
         self.grad = torch.zeros_like(self.working)
-        self.collected: Tensor | None = None
+        self.collected, self.parts = torch.zeros(0), 0
         self.mean, self.square = torch.zeros_like(self.master), torch.zeros_like(self.master)
         self.steps = torch.zeros((), device=self.master.device)
         self.weight_decay = weight_decay
@@ -49,16 +49,16 @@ class FlatAdamW:
     @torch.no_grad()
     def collect(self) -> None:
         """Add the gradient so far to a sum in fp32, which the next `step` takes: several backward passes make one update."""
-        if self.collected is None:
+        if not len(self.collected):
             self.collected = torch.zeros_like(self.master)
         self.collected += self.grad
+        self.parts += 1
         self.grad.zero_()
 
     @torch.no_grad()
     def step(self, lr: float, clip: float) -> Tensor:
         """One update at rate `lr`; gradients longer than `clip` are shortened to it (0: never). Returns their norm."""
-        collected = self.collected
-        grad = self.grad.float() if collected is None else collected  # the buffer itself where it is fp32 already
+        grad = self.collected if self.parts else self.grad.float()  # the buffer itself where it is fp32 already
         norm = torch.linalg.vector_norm(grad)
         if clip:
             grad.mul_((clip / (norm + 1e-6)).clamp(max=1.0))
@@ -77,9 +77,10 @@ class FlatAdamW:
             )
         if self.working is not self.master:
             self.working.copy_(self.master)
-        grad.zero_()
-        if grad is not self.grad:
-            self.grad.zero_()
+        if self.parts:
+            self.collected.zero_()
+            self.parts = 0
+        self.grad.zero_()
         return norm
 
     def release(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mha_ablate.data.batches import TrainBatches, validation_windows
+from mha_ablate.data.batches import TOKENS_OF_A_SAMPLE, TrainBatches, sample_stride, validation_windows
 
 CPU = torch.device("cpu")
 
@@ -128,3 +128,25 @@ def test_validation_by_example() -> None:
 def test_validation_batches_are_large_by_default() -> None:
     shapes = [tuple(x.shape) for x, _ in validation_windows(np.zeros(20_000, np.uint8), context=64, device=CPU)]
     assert shapes == [(64, 64)] * 4 + [(56, 64), (1, 31)]
+
+
+@given(st.integers(2, 60_000), st.integers(1, 300))
+def test_a_sample_is_every_so_many_windows_of_the_split(length: int, context: int) -> None:
+    tokens = np.arange(length, dtype=np.uint32)
+    stride = sample_stride(tokens, context)
+    whole = list(validation_windows(tokens, context=context, device=CPU))
+    pieces = list(validation_windows(tokens, context=context, device=CPU, stride=stride))
+    if stride == 1:
+        assert [x.tolist() for x, _ in pieces] == [x.tolist() for x, _ in whole]
+        return
+    every = [window for x, _ in whole for window in x.tolist() if len(window) == context]
+    assert [window for x, _ in pieces for window in x.tolist()] == every[::stride]
+    assert all(torch.equal(y, x + 1) for x, y in pieces)
+    size = sum(y.numel() for _, y in pieces)
+    assert TOKENS_OF_A_SAMPLE - context < size <= 2 * TOKENS_OF_A_SAMPLE + context
+
+
+def test_a_long_split_is_looked_at_in_part_and_a_short_one_whole() -> None:
+    assert sample_stride(np.zeros(100_000, np.uint8), 64) == 24
+    assert sample_stride(np.zeros(4097, np.uint8), 64) == 1
+    assert sample_stride(np.zeros(10, np.uint8), 64) == 1

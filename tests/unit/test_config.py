@@ -219,6 +219,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "device": "cpu",
         "precision": "fp32",
         "threads": 2,
+        "compile": True,
     },
     "attention": {"qkv": "split", "branch_scale": "matched"},
 }

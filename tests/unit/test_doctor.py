@@ -16,7 +16,7 @@ import torch
 from mha_ablate.cli.doctor import _style, lay_out
 from mha_ablate.doctor import defaults, examine, machine, places, software
 from mha_ablate.doctor.fact import Answer, Fact, size
-from mha_ablate.training import hardware
+from mha_ablate.training import compiled, hardware
 from tests.conftest import Cli
 
 GIB = 1024**3
@@ -179,18 +179,20 @@ def program(folder: Path, name: str, says: str) -> None:
 
 def test_the_compiler_is_the_one_that_torch_compile_would_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(machine.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(compiled.sysconfig, "get_path", lambda _: str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     monkeypatch.delenv("CXX", raising=False)
     assert machine.compiler()[:2] == ("none found", "note")
-    assert "does not need it" in machine.compiler().why
+    assert "there is no g++" in machine.compiler().why
     program(tmp_path / "bin", "clang++", "clang 17")
     assert machine.compiler()[:2] == ("clang 17", "note")
     assert "CXX=clang++" in machine.compiler().why
     monkeypatch.setenv("CXX", "clang++")
     assert "Python.h" in machine.compiler().why
     tmp_path.joinpath("Python.h").touch()
-    assert machine.compiler() == Answer("clang 17")
+    found = machine.compiler()
+    assert (found.value, found.state) == ("clang 17", "ok")
+    assert "2,000 steps" in found.why
 
 
 def nvidia(folder: Path) -> Path:
@@ -268,23 +270,41 @@ def test_a_gpu_is_described_and_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "precision", "words"),
+    ("speedup", "flags", "precision", "words"),
     [
-        ({"avx512_bf16"}, "bf16", "(avx512_bf16)"),
-        ({"amx_tile"}, "bf16", "(amx_tile)"),
-        (set(), "fp32", "neither avx512_bf16 nor amx_tile"),
+        (2.2, {"avx512_bf16"}, "bf16", ["2.2 times", "(avx512_bf16)"]),
+        (6.0, {"amx_tile"}, "bf16", ["6.0 times", "(amx_tile)"]),
+        (0.3, set(), "fp32", ["0.3 times", "neither avx512_bf16 nor amx_tile"]),
+        (1.1, {"avx512_bf16"}, "fp32", ["1.1 times"]),
     ],
 )
-def test_precision_and_its_reason_have_one_source(
-    flags: set[str], precision: str, words: str, monkeypatch: pytest.MonkeyPatch
+def test_precision_is_tried_out_and_its_reason_is_what_was_found(
+    speedup: float, flags: set[str], precision: str, words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for module in (hardware, defaults):
+        monkeypatch.setattr(module, "bf16_speedup", lambda: speedup)
     for flag, probe in hardware.BF16_PROBES.items():
         monkeypatch.setattr(torch.cpu, probe, lambda flag=flag: flag in flags, raising=False)
     found = defaults.defaults()["precision"]
     assert found.value == precision == hardware.resolve("cpu", "auto", 1).precision
-    assert words in found.why
+    assert all(word in found.why for word in words)
     assert all(flag in machine.instructions().value for flag in flags)
+
+
+def test_the_trial_of_bf16_finds_what_torch_takes_longer_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = torch.get_num_threads()
+    seconds = {torch.float32: 3.0, torch.bfloat16: 2.0}
+    now = 0.0
+
+    def multiply(a: torch.Tensor, _: torch.Tensor) -> None:
+        nonlocal now
+        now += seconds[a.dtype]
+
+    monkeypatch.setattr(torch, "mm", multiply)
+    monkeypatch.setattr(hardware.time, "perf_counter", lambda: now)
+    assert hardware.bf16_speedup.__wrapped__() == pytest.approx(1.5)
+    assert torch.get_num_threads() == threads
 
 
 def test_a_precision_that_was_asked_for_is_not_explained_by_the_processor() -> None:

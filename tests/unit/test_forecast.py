@@ -106,9 +106,21 @@ def test_an_evaluation_between_two_lines_is_what_its_steps_do_not_explain() -> N
 
 def test_until_one_was_seen_an_evaluation_is_guessed_by_its_tokens() -> None:
     cell = clock(eval_every=100)
-    cell.hear({"step": 0, "val_tokens": 400}, 0.0)  # 40 steps' worth of tokens
+    cell.hear({"step": 0, "val_tokens": 400, "sample_tokens": 100}, 0.0)  # 40 steps' worth of tokens, at the end
     cell.hear({"step": 10}, 1.0)
     assert cell.left(1.0) == pytest.approx(9.0 + 40 * 0.1 / 2)
+
+
+def test_the_last_evaluation_takes_as_many_samples_as_the_split_has() -> None:
+    cell = clock()
+    cell.hear({"step": 0, "val_tokens": 400, "sample_tokens": 100}, 0.0)
+    cell.hear({"step": 50}, 5.0)
+    cell.hear({"step": 50, "loss/val": 3.0}, 6.0)
+    assert cell.left(6.0) == pytest.approx(5.0 + 4 * 1.0)
+    cell.hear({"step": 100}, 11.0)
+    assert cell.left(11.0) == pytest.approx(4.0)
+    cell.hear({"step": 100, "loss/val": 3.0}, 15.0)
+    assert cell.left(15.0) == 0.0
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.floats(0.001, 2), st.floats(0, 30), st.floats(0, 20))
@@ -162,7 +174,7 @@ def cells(seeds: int) -> list[Any]:
 def happenings(arm: str) -> list[tuple[float, dict[str, Any]]]:
     """(seconds after the cell was given out, line) of one cell."""
     now = START_S
-    lines: list[tuple[float, dict[str, Any]]] = [(now, {"step": 0, "val_tokens": 100})]
+    lines: list[tuple[float, dict[str, Any]]] = [(now, {"step": 0, "val_tokens": 100, "sample_tokens": 100})]
     for step in range(10, 101, 10):
         now += 10 * STEP_S[arm]
         lines.append((now, {"step": step, "loss/train": 1.0, "perf/tokens_per_s": 10 / STEP_S[arm]}))

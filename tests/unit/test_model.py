@@ -8,8 +8,11 @@ from typing import Any, cast
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from mha_ablate.model import attention as tiles
 from mha_ablate.model.attention import QKV, Attention, FusedQKV, SplitQKV
 from mha_ablate.model.block import Block
 from mha_ablate.model.fc_out.base import FcOut, Place
@@ -82,6 +85,31 @@ def test_explicit_attention_is_scaled_dot_product_attention(positions: str, qkv:
     for length in (1, 5, 8):
         ids = ids_of(explicit, length=length)
         torch.testing.assert_close(explicit(ids), sdpa(ids), rtol=1e-12, atol=1e-12)
+
+
+@given(st.integers(1, 9), st.integers(1, 200), st.integers(1, 5), st.integers(1, 8))
+def test_tiles_and_windows_at_once_change_no_result(queries: int, scores: int, rows: int, length: int) -> None:
+    explicit, sdpa = (loud(gpt(explicit_attention=e)) for e in (True, False))
+    ids = ids_of(explicit, rows=rows, length=length)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiles, "QUERIES_AT_ONCE", queries)
+        patch.setattr(tiles, "SCORES_AT_ONCE", scores)
+        explicit.loss(ids, ids).backward()
+        torch.testing.assert_close(explicit(ids), sdpa(ids), rtol=1e-12, atol=1e-12)
+    sdpa.loss(ids, ids).backward()
+    for one, other in zip(explicit.parameters(), sdpa.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)  # the loss is in fp32
+
+
+def test_a_long_context_is_tiled_by_default() -> None:
+    shapes: list[tuple[int, ...]] = []
+    model = gpt(context=300, n_layers=1)
+    with pytest.MonkeyPatch.context() as patch:
+        plain = torch.softmax
+        patch.setattr(torch, "softmax", lambda x, dim: shapes.append(tuple(x.shape)) or plain(x, dim=dim))
+        model(ids_of(model, rows=20))
+    assert {shape[2:] for shape in shapes} == {(128, 128), (128, 256), (44, 300)}
+    assert [shape[0] for shape in shapes if shape[2] == 44] == [13, 7]
 
 
 @pytest.mark.parametrize("explicit", [True, False], ids=["explicit", "sdpa"])

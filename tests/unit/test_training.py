@@ -259,6 +259,74 @@ def test_the_rate_climbs_to_the_peak_and_then_falls_to_its_end(
         assert falling[-1] == pytest.approx(final)
 
 
+# ---- step
+
+
+class Fixed:
+    """The same windows every step."""
+
+    def __init__(self, ids: Tensor) -> None:
+        self.ids, self.batch_size, self.device = ids, len(ids), CPU
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        return self.ids, (self.ids + 1) % 11
+
+
+def stepped(rows: int, at_once: int | None, dtype: torch.dtype = torch.float32, **changes: Any) -> tuple[Tensor, ...]:
+    """Loss, norm and weights after two steps."""
+    model = gpt(**changes)
+    optimizer = adamw(model, dtype)
+    step = TrainingStep(
+        model, optimizer, Fixed(ids_of(model, rows=rows)), grad_clip=1.0, dropout_seed=0, tokens_at_once=at_once
+    )
+    step(0, 1e-2)
+    return *step(1, 1e-2), optimizer.master
+
+
+@given(st.integers(1, 7), st.integers(1, 70))
+def test_micro_batches_make_the_update_of_the_whole_batch(rows: int, at_once: int) -> None:
+    whole, parts = stepped(rows, None), stepped(rows, at_once)
+    for one, other in zip(whole, parts, strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-4, atol=2e-6)
+
+
+def test_micro_batches_are_summed_in_fp32() -> None:
+    """Windows of equal gradient: bf16 would lose the later ones against the sum of the earlier ones."""
+    model = gpt()
+    optimizer = adamw(model, torch.bfloat16)
+    one_row = ids_of(model, rows=1)
+    step = TrainingStep(
+        model, optimizer, Fixed(one_row.expand(300, -1)), grad_clip=0.0, dropout_seed=0, tokens_at_once=8
+    )
+    _, many = step(0, 0.0)
+    _, once = TrainingStep(model, optimizer, Fixed(one_row), grad_clip=0.0, dropout_seed=0, tokens_at_once=None)(1, 0.0)
+    # 1/300 of the loss is no power of two: each part is rounded, their sum is not.
+    assert many.item() == pytest.approx(once.item(), rel=0.02)
+
+
+def test_a_batch_that_fits_is_not_cut() -> None:
+    assert all(torch.equal(a, b) for a, b in zip(stepped(4, None), stepped(4, 32), strict=True))
+    seen: list[int] = []
+    model = gpt()
+
+    def loss(ids: Tensor, targets: Tensor) -> Tensor:
+        seen.append(len(ids))
+        return model.loss(ids, targets)
+
+    for at_once in (32, 31, 8, 1):
+        step = TrainingStep(
+            model,
+            adamw(model, torch.float32),
+            Fixed(ids_of(model, rows=4)),
+            grad_clip=1.0,
+            dropout_seed=0,
+            tokens_at_once=at_once,
+            loss=loss,
+        )
+        step(0, 1e-3)
+    assert seen == [4, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1]
+
+
 # ---- loop
 
 

@@ -1,0 +1,42 @@
+"""Who serves malloc. Activations are taken and given back every step: an allocator that keeps its pages saves their faults."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+# In order of preference, by the file that a system's package of them installs.
+LIBRARIES = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4", "libjemalloc.so.2", "libmimalloc.so.2", "libmimalloc.so.3")
+FOLDERS = ("/usr/lib64", "/usr/lib", "/usr/local/lib")
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+KEPT = 1 << 30
+
+
+def library() -> str | None:
+    """A page-keeping allocator that can be preloaded into a process: its path, or None where there is none."""
+    if not sys.platform.startswith("linux"):
+        return None
+    conda = os.environ.get("CONDA_PREFIX")
+    folders = [Path(conda, "lib")] if conda else []
+    folders += [*sorted(Path("/usr/lib").glob("*-linux-gnu")), *map(Path, FOLDERS)]
+    found = (str(folder / name) for name in LIBRARIES for folder in folders if (folder / name).is_file())
+    return next(found, None)
+
+
+def environment(current: Mapping[str, str]) -> dict[str, str]:
+    """What a new process needs to get that allocator. Empty where there is none, or where the user has chosen already."""
+    if "LD_PRELOAD" in current or (found := library()) is None:
+        return {}
+    return {"LD_PRELOAD": found}
+
+
+def keep_pages() -> bool:
+    """Ask glibc's own malloc to keep its pages, from inside a process that is running; whether it listened."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return False
+    return all([mallopt(M_MMAP_THRESHOLD, KEPT), mallopt(M_TRIM_THRESHOLD, KEPT)])

@@ -1,0 +1,59 @@
+"""torch.compile: where it pays, and what it needs. Eager is the reference; this fuses what lies between the matrix products."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mha_ablate.model.gpt import GPT
+
+PAYS_FROM = 2000  # steps of a run: compiling costs half a minute at first, seconds once it is in the cache
+RECOMPILATIONS = 64  # models whose code one process keeps; torch's own 8 is fewer than the arms of a study may be
+
+
+def compiler() -> str:
+    """The C++ compiler that torch.compile calls: $CXX, or the system's usual one."""
+    return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+
+
+def why_not() -> str | None:
+    """Why torch.compile cannot work on this machine's CPU; None where it can."""
+    if not shutil.which(compiler()):
+        return f"there is no {compiler()}"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "Python.h is missing"
+    return None
+
+
+def pays(steps: int) -> bool:
+    """Whether a run of so many steps is long enough, for every arm alike."""
+    return steps >= PAYS_FROM
+
+
+def compiled_loss(model: GPT, cache: Path) -> Callable[..., Tensor]:
+    """`model.loss` as one compiled function for fixed shapes; what was compiled before comes from the folder `cache`.
+
+    Raises whatever torch.compile raises at the first call.
+    """
+    # Before torch._inductor is imported, which reads it: the default is a folder in /tmp that others can write to.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    import torch
+
+    torch._dynamo.config.recompile_limit = RECOMPILATIONS
+    return torch.compile(model.loss, dynamic=False)
+
+
+def forget() -> None:
+    """Let go of what this process compiled for models that are gone."""
+    if "torch._dynamo" in sys.modules:
+        import torch
+
+        torch._dynamo.reset()
