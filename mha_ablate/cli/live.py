@@ -103,7 +103,7 @@ class PlainRun(PlainStudy):
 
     def milestone_of(self, progress: Progress) -> Any:
         """The number of evaluations."""
-        return [len(clock.evaluations) for clock in progress.clocks.values()]
+        return [clock.evaluated for clock in progress.clocks.values()]
 
     def line(self, progress: Progress, now: float) -> str:
         """What is said."""

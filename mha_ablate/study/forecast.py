@@ -56,6 +56,11 @@ class CellClock:
         """Wall time of a step, evaluations left out; None until a line after the first has come."""
         return self.training / self.trained if self.trained else None
 
+    @property
+    def evaluated(self) -> int:
+        """Evaluations seen."""
+        return len(self.evaluations) + self.measured
+
     def left(self, now: float) -> float | None:
         """Seconds until this cell ends, at its own pace; None until that is known."""
         if self.ended is not None or self.measured:

@@ -84,6 +84,7 @@ def make_plan(
     # One thread per cell: workers then do not disturb each other, and the same cell gives the same bits everywhere.
     one_thread = {a: replace(c.config, trainer=replace(c.config.trainer, threads=1)) for a, c in arms.items()}
     configs = {arm: build.resolved(config) for arm, config in one_thread.items()}
+    _check_alike(configs, study.baseline)
     corpus = corpus_of(configs[study.baseline], watch=watch)
     configs = {arm: pinned(config, corpus) for arm, config in configs.items()}
     configs = _matched(configs, study, corpus.vocab_size)
@@ -160,6 +161,19 @@ def _compose_arms(overrides: list[str], study: StudyConfig) -> dict[str, Compose
         except RequestError as error:
             raise RequestError(f"arm {arm}: {error}") from error
     return arms
+
+
+def _check_alike(configs: dict[str, RunConfig], baseline: str) -> None:
+    """Refuse arms that would run on other hardware or through other kernels than the baseline: what differs is no ablation."""
+    for key in ("device", "precision", "compile"):
+        wanted = getattr(configs[baseline].trainer, key)
+        for arm, config in configs.items():
+            found = getattr(config.trainer, key)
+            if found != wanted:
+                raise RequestError(
+                    f"arm {arm}: trainer.{key}={str(found).lower()}, where {baseline} has {str(wanted).lower()}: arms run "
+                    f"alike, so give trainer.{key} to all of them, outside the arms"
+                )
 
 
 def _matched(configs: dict[str, RunConfig], study: StudyConfig, vocab_size: int) -> dict[str, RunConfig]:

@@ -63,6 +63,12 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (["compare", "fc_out._target_=mha_ablate.model.fc_out.dense.Dense"], ["fc_out", "study.arms"]),
     (["compare", "study.arms.x=[fc_out=none,data_seed=9]"], ["data_seed", "pairs"]),
     (["compare", "study.arms.x=[fc_out=none,outputs=elsewhere]"], ["outputs"]),
+    (["compare", "study.arms.x=[trainer.precision=fp32]", "trainer.precision=bf16"], ["trainer.precision", "arms"]),
+    (
+        ["compare", "study.arms.x=[trainer.compile=true]", "study.arms=[dense,x]"],
+        ["arm x: trainer.compile=true", "dense has false", "outside the arms"],
+    ),
+    (["compare", "trainer.compile=perhaps"], ["trainer.compile=perhaps", "auto, true, false"]),
     (["compare", "study.arms.x=fc_out=none"], ["study.arms.x", "list"]),
     (["compare", "study.arms=dense"], ["study.arms=[dense,none]"]),
     (["train", "outputs=/dev/null/x"], ["/dev/null", "not a folder"]),
