@@ -93,12 +93,18 @@ class GPT(nn.Module):
         if self.sinus_TC is not None:
             x_BTC = x_BTC + self.get_buffer("sinus_TC")[:T].to(x_BTC.dtype)
         x_BTC = F.dropout(x_BTC, self.dropout, self.training) if self.dropout else x_BTC
-        rotary = None if self.cos is None else (self.cos, self.sin)
+        rotary = self._rotary(x_BTC)
         for block in self.blocks:
             x_BTC = block(x_BTC, rotary)
         if self.norm is not None:
             x_BTC = self.norm(x_BTC)
         return F.linear(x_BTC, self.tokens.weight) if self.output is None else self.output(x_BTC)
+
+    def _rotary(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The tables of angles in the working precision, once for all layers."""
+        if self.cos is None:
+            return None
+        return self.get_buffer("cos").to(like.dtype), self.get_buffer("sin").to(like.dtype)
 
     def loss(self, ids_BT: Tensor, targets_BT: Tensor, *, reduction: str = "mean") -> Tensor:
         """Cross-entropy in nats per token, computed in fp32 (`reduction="sum"`: their sum)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -108,15 +109,33 @@ def sinusoidal_table(context: int, width: int) -> Tensor:
 
 
 def rotary_tables(context: int, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Cos and sin of position / 10000^(2i / D) for each half of a head: two `[context, D/2]` (Su et al. 2021)."""
+    """Cos, and sin with its sign, of position / 10000^(2i / D) for both halves of a head: two `[context, D]` (Su et al. 2021)."""
     rate = torch.exp(torch.arange(0, head_dim, 2, dtype=torch.float32) * (-math.log(10_000.0) / head_dim))
     angle = torch.arange(context, dtype=torch.float32)[:, None] * rate
-    return angle.cos(), angle.sin()
+    return torch.cat((angle.cos(), angle.cos()), -1), torch.cat((-angle.sin(), angle.sin()), -1)
 
 
-def rotate(x_BHTD: Tensor, cos_TD2: Tensor, sin_TD2: Tensor) -> Tensor:
-    """Turn the pairs (x_i, x_{i + D/2}) of every position by that position's angles."""
+def rotate(x_BHTD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+    """Turn the pairs (x_i, x_{i + D/2}) of every position by that position's angles, given as `rotary_tables` makes them."""
     T = x_BHTD.shape[-2]
-    cos, sin = cos_TD2[:T].to(x_BHTD.dtype), sin_TD2[:T].to(x_BHTD.dtype)
-    a, b = x_BHTD.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+    return _Rotation.apply(x_BHTD, cos_TD[:T], sin_TD[:T])  # pyright: ignore[reportReturnType]
+
+
+class _Rotation(torch.autograd.Function):
+    """A rotation; its gradient is turned back by the same angles, which takes half of what autograd makes of it."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x.contiguous()  # products of rows that lie apart would take longer than the copy
+        return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _Rotation.apply(grads[0], cos, -sin), None, None  # pyright: ignore[reportReturnType]

@@ -382,6 +382,13 @@ def test_rope_turns_the_pairs_half_a_head_apart_by_position_over_base() -> None:
         assert turned[t, i + 3].item() == pytest.approx(a * math.sin(angle) + b * math.cos(angle), abs=1e-5)
 
 
+def test_the_gradient_of_a_rotation_is_that_of_finite_differences() -> None:
+    cos, sin = (table.double() for table in rotary_tables(5, 6))
+    x = noise(2, 3, 5, 6).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: rotate(x, cos, sin), x)
+    assert torch.autograd.gradgradcheck(lambda x: rotate(x, cos, sin), x)
+
+
 def test_a_rope_model_is_blind_to_where_a_window_starts() -> None:
     """Shifting q and k by the same offset changes no attention output."""
     model = loud(gpt(positions="rope"))
