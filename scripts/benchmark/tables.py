@@ -6,16 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.benchmark.request import Failed
+
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A title, the names of the columns, and rows of words; the first column is left-aligned, the others are numbers."""
+    """A title, the names of the columns, and rows of words."""
 
     title: str
     head: tuple[str, ...]
     rows: list[tuple[str, ...]]
+
+    def is_words(self, column: int) -> bool:
+        """Whether a column holds words, which start at the left; numbers end at the right."""
+        return column == 0 or self.head[column] in ("", "arm")
 
 
 def tables(result: dict[str, Any]) -> list[Table]:
@@ -62,7 +68,7 @@ def speeds(settings: dict[str, Any]) -> list[tuple[str, ...]]:
             *shown(s, "steps_per_s"),
             f"{s['tokens_per_s']:,.0f}",
             digits(s["steps_per_s"] * s["model_flops_per_step"] / 1e9),
-            f"{s['share_of_peak']:.0%}",
+            f"{s['share_of_peak']:.1%}",
         )
         for name, s in settings.items()
         if "steps_per_s" in s
@@ -127,7 +133,8 @@ def between(ends: list[float]) -> str:
 
 def digits(value: float) -> str:
     """Three digits, as many decimals as that takes: 0.124, 12.3, 1,235."""
-    return f"{value:,.{max(0, 2 - len(str(int(value))) + 1) if value >= 1 else 3}f}"
+    decimals = max(0, 3 - len(str(int(value)))) if value >= 1 else 3
+    return f"{value:,.{decimals}f}"
 
 
 def as_text(made: list[Table]) -> str:
@@ -136,15 +143,16 @@ def as_text(made: list[Table]) -> str:
 
 
 def text_lines(table: Table) -> list[str]:
-    """A table as lines: its title, its head, its rows."""
+    """A table as lines: its title, its head unless that is empty, its rows."""
     rows = [table.head, *table.rows] if any(table.head) else table.rows
     widths = [max(len(row[i]) for row in rows) for i in range(len(table.head))]
-    lines = []
+    lines = [table.title]
     for row in rows:
-        cells = [row[0].ljust(widths[0])]
-        cells += [c.rjust(w) if any(table.head) else c for c, w in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  " + "  ".join(cells).rstrip())
-    return [table.title, *lines]
+        cells = [
+            c.ljust(w) if table.is_words(i) else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append(f"  {'  '.join(cells)}".rstrip())
+    return lines
 
 
 def as_markdown(made: list[Table]) -> str:
@@ -153,10 +161,17 @@ def as_markdown(made: list[Table]) -> str:
 
 
 def markdown_table(table: Table) -> str:
-    """A table in Markdown, numbers to the right."""
-    align = ("---", *["---:" if any(table.head) else "---"] * (len(table.head) - 1))
-    rows = [table.head, align, *table.rows]
+    """A table in Markdown."""
+    align = tuple("---" if table.is_words(i) else "---:" for i in range(len(table.head)))
+    rows = (table.head, align, *table.rows)
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows)
+
+
+def check_marks(page: Path) -> None:
+    """Raise Failed unless the page has a place for tables."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    if not (text.count(BEGIN) == text.count(END) == 1 and text.index(BEGIN) < text.index(END)):
+        raise Failed(f"{page} has no place for the tables: {BEGIN} and after it {END}, once", 2)
 
 
 def write_into(page: Path, text: str) -> None:
