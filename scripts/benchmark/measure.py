@@ -143,20 +143,24 @@ class Bench:
         say(f"  {place}: " + ", ".join(f"{arm} {cost['step_ms']:.1f} ms" for arm, cost in costs.items()))
 
     def startup(self) -> None:
-        """Seconds until help and a list are there, and until the first training step is logged. The first call warms up."""
-        for timed in (False, True) if not self.seen.below("startup") else (True,):
-            for name, word in (("help", "--help"), ("list", "list")):
-                begun = time.perf_counter()
-                mha_ablate(word, cwd=self.folder)
-                if timed:
-                    self.seen.note("startup", name, value=time.perf_counter() - begun)
-            begun = time.time()
-            study = self.run("train", self.asked.overrides, {"trainer.steps": 1, "trainer.log_every": 1})
-            run = only_run(study)
-            if timed:
-                self.seen.note("startup", "first step", value=lines_of(run)[0]["wall_time"] - begun)
-        self.look_at(run)
+        """Seconds until help, a list and the first training step are there; the very first time warms up."""
+        if not self.seen.below("startup"):
+            self.start_once()
+        for name, seconds in self.start_once().items():
+            self.seen.note("startup", name, value=seconds)
         say(f"  first step after {self.seen.values['startup', 'first step'][-1]:.2f} s")
+
+    def start_once(self) -> dict[str, float]:
+        """Each of the three, once."""
+        seconds = {}
+        for name, word in (("help", "--help"), ("list", "list")):
+            begun = time.perf_counter()
+            mha_ablate(word, cwd=self.folder)
+            seconds[name] = time.perf_counter() - begun
+        begun = time.time()
+        run = only_run(self.run("train", self.asked.overrides, {"trainer.steps": 1, "trainer.log_every": 1}))
+        self.look_at(run)
+        return {**seconds, "first step": lines_of(run)[0]["wall_time"] - begun}
 
     def telling(self) -> None:
         """What one run at the default settings spends on anything but training, once it trains."""
@@ -169,7 +173,7 @@ class Bench:
 
     def report(self) -> None:
         """Seconds for a report over a study that nobody has reported on before."""
-        study = self.run("compare", WRITTEN)
+        study = self.run("compare", WRITTEN, options=("--workers", str(self.asked.workers)))
         multiply(study, SEEDS_WRITTEN)
         self.seen.reported = {"runs": len(list(study.glob("*/seed=*"))), "evaluations": WRITTEN["trainer.steps"]}
         self.look_at(study / "dense/seed=0")

@@ -18,7 +18,7 @@ from scripts.benchmark.request import Failed
 
 NUMBER = r"([0-9]+(?:\.[0-9]*)?(?:[eE][-+]?[0-9]+)?)"  # 1,234 is none: whether its comma is a decimal one, nobody knows
 PER_S = r"steps?(?:/s(?:ec|econd)?\b|_per_s\b)"
-SAID = re.compile(rf"{PER_S}\"?\s*[:=]\s*{NUMBER}(?!,?[0-9])|(?<![-0-9.,]){NUMBER}\s*{PER_S}")
+SAID = re.compile(rf"{PER_S}\"?[ \t]*[:=][ \t]*{NUMBER}(?!,?[0-9])|(?<![-0-9.,]){NUMBER}[ \t]*{PER_S}")
 
 
 @contextlib.contextmanager

@@ -75,8 +75,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--workers", type=int, default=cpu_count(), help="processes that train side by side (default: one per core)")
     add("--data", type=Path, metavar="FILE", help="the text to train on (default: Python's documentation)")
     add("--versus", metavar="CMD", help="a command to compare with, which prints its own steps/s; run once a round")
-    add("--json", action="store_true", help="one JSON object on standard output")
-    add("--markdown", action="store_true", help="tables in Markdown")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    form.add_argument("--markdown", action="store_true", help="tables in Markdown")
     add("--write", action="store_true", help="put the tables into docs/performance.md")
     asked = parser.parse_intermixed_args(argv)
     asked.parts = [word for word in asked.words if "=" not in word]
@@ -97,6 +98,8 @@ def check(asked: argparse.Namespace) -> None:
             raise Failed(f"--{name} must be at least 1", 2)
     if asked.data and not (asked.data.is_file() and os.access(asked.data, os.R_OK)):
         raise Failed(f"--data {asked.data} is no file that can be read", 2)
+    if asked.versus is not None and not asked.versus.strip():
+        raise Failed("--versus needs a command", 2)
     if asked.versus and asked.parts and "speed" not in asked.parts:
         raise Failed("--versus belongs to the part speed", 2)
     if asked.write and (asked.parts or asked.setting or asked.overrides):
