@@ -88,7 +88,7 @@ def positive(value: Any) -> float | None:
     """A number above zero and below infinity, or None."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if 0 < number < math.inf and not isinstance(value, bool) else None
 

@@ -40,8 +40,6 @@ SETTINGS = {
     ),
 }
 
-# A study for the report: how long its runs trained is of no importance, how much they wrote is.
-
 
 class Failed(Exception):
     """What ends the measurement, in one line, with its exit code: 1 for something that failed, 2 for the request."""

@@ -22,10 +22,10 @@ from mha_ablate.build import counted_cost
 from mha_ablate.config.compose import compose
 from scripts.benchmark.main import PAGE, main
 from scripts.benchmark.process import steps_per_s
-from scripts.benchmark.request import SETTINGS, parse
+from scripts.benchmark.request import SETTINGS, Failed, parse
 from scripts.benchmark.result import Seen, result_of
 from scripts.benchmark.runs import lines_of, model_flops_per_step, multiply, rate_of, shares_of_telling
-from scripts.benchmark.tables import BEGIN, END, as_markdown, as_text, tables, write_into
+from scripts.benchmark.tables import BEGIN, END, as_markdown, as_text, check_marks, tables, write_into
 from tests.conftest import SMALL, Cli
 from tests.integration.process import gone, wait_for
 
@@ -57,6 +57,7 @@ BENCH = str(ROOT / "scripts/bench")
         ("nan", None),
         ('{"steps_per_s": true}', None),
         ('{"steps_per_s": null}', None),
+        (f'{{"steps_per_s": 1{"0" * 400}}}', None),
     ],
 )
 def test_steps_per_s_are_understood_or_not(said: str, rate: float | None) -> None:
@@ -174,6 +175,14 @@ def test_the_tables_hold_everything_and_fit_a_terminal(tmp_path: Path) -> None:
         write_into(copy, page)
     before, after = re.split(f"{BEGIN}.*{END}", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert copy.read_text(encoding="utf-8") == f"{before}{BEGIN}\n\n{page}\n\n{END}{after}"
+
+
+@pytest.mark.parametrize("text", ["", BEGIN, f"{END} {BEGIN}", f"{BEGIN} {END} {BEGIN} {END}"])
+def test_a_page_without_a_place_for_tables_is_refused(text: str, tmp_path: Path) -> None:
+    check_marks(PAGE)
+    (tmp_path / "page.md").write_text(text)
+    with pytest.raises(Failed, match=r"page\.md has no place"):
+        check_marks(tmp_path / "page.md")
 
 
 # ---- the command
