@@ -12,11 +12,11 @@ from pathlib import Path
 
 from mha_ablate.doctor.fact import Answer, size
 from mha_ablate.training import compiled
+from mha_ablate.training.allocator import NAMES, loaded
 from mha_ablate.training.allocator import library as preloadable
 from mha_ablate.training.hardware import BF16_PROBES, bf16_features, cpu_count, name_of
 
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
-ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
 
 
 def processor() -> Answer:
@@ -62,27 +62,21 @@ def memory(proc: Path = PROC, cgroup: Path = CGROUP) -> Answer:
 
 
 def allocator(proc: Path = PROC) -> Answer:
-    """Who serves malloc: what is mapped into this process says more than what LD_PRELOAD asks for."""
-    try:
-        maps = (proc / "self" / "maps").read_text(encoding="utf-8", errors="replace")
-    except OSError:
+    """Who serves malloc in this process, and in the workers of `compare`."""
+    if not proc.joinpath("self", "maps").exists():
         return Answer("the system's")
-    mapped = {line.rpartition("/")[2] for line in maps.splitlines() if "/" in line}
     preload = os.environ.get("LD_PRELOAD", "")
-    for name in ALLOCATORS:
-        if any(name in library for library in mapped):
-            return Answer(name, why="LD_PRELOAD names it" if name in preload else "loaded, though not by LD_PRELOAD")
+    if name := loaded(proc):
+        return Answer(name, why="LD_PRELOAD names it" if name in preload else "loaded, though not by LD_PRELOAD")
     libc, number = platform.libc_ver()
     usual = f"{libc} {number} malloc" if libc else "the C library's malloc"
-    asked = next((name for name in ALLOCATORS if name in preload), None)
+    asked = next((name for name in NAMES if name in preload), None)
     if asked:
         return Answer(usual, "note", f"LD_PRELOAD asks for {asked}, which was not loaded")
     better = preloadable()
     if better:
         return Answer(usual, why=f"the workers of `compare` preload {Path(better).name}")
-    return Answer(
-        usual, why=f"told to keep its pages; none of {', '.join(ALLOCATORS)} is installed, which do it better"
-    )
+    return Answer(usual, why=f"told to keep its pages; none of {', '.join(NAMES)} is installed, which do it better")
 
 
 def compiler() -> Answer:

@@ -22,6 +22,7 @@ from mha_ablate.run.folder import FINISHED, RunFolder, this_process, write_atomi
 from mha_ablate.run.lock import locked
 from mha_ablate.run.provenance import provenance
 from mha_ablate.run.record import Record
+from mha_ablate.training.allocator import loaded
 from mha_ablate.training.compiled import forget
 from mha_ablate.training.evaluate import validation_loss
 from mha_ablate.training.hardware import name_of
@@ -157,7 +158,7 @@ def _train_into(cell: Cell, run: dict[str, Any], on_line: OnLine) -> None:
     run |= {
         "text": corpus.summary(),
         "cost": cost,
-        "provenance": provenance(**asdict(hardware), device_name=name_of(hardware.device)),
+        "provenance": provenance(**asdict(hardware), device_name=name_of(hardware.device), allocator=loaded()),
     }
     cell.folder.write(run)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 # In order of preference, by the file that a system's package of them installs.
 LIBRARIES = ("libtcmalloc_minimal.so.4", "libtcmalloc.so.4", "libjemalloc.so.2", "libmimalloc.so.2", "libmimalloc.so.3")
 FOLDERS = ("/usr/lib64", "/usr/lib", "/usr/local/lib")
+NAMES = ("tcmalloc", "jemalloc", "mimalloc")
+PROC = Path("/proc")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT = 1 << 30
 
@@ -24,6 +26,16 @@ def library() -> str | None:
     folders += [*sorted(Path("/usr/lib").glob("*-linux-gnu")), *map(Path, FOLDERS)]
     found = (str(folder / name) for name in LIBRARIES for folder in folders if (folder / name).is_file())
     return next(found, None)
+
+
+def loaded(proc: Path = PROC) -> str | None:
+    """Which of them serves this process: what is mapped into it says more than what LD_PRELOAD asks for. None: the C library."""
+    try:
+        maps = (proc / "self" / "maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    mapped = {line.rpartition("/")[2] for line in maps.splitlines() if "/" in line}
+    return next((name for name in NAMES if any(name in file for file in mapped)), None)
 
 
 def environment(current: Mapping[str, str]) -> dict[str, str]:

@@ -43,10 +43,12 @@ def compiled_loss(model: GPT, cache: Path) -> Callable[..., Tensor]:
 
     Raises whatever torch.compile raises at the first call.
     """
-    # Before torch._inductor is imported, which reads it: the default is a folder in /tmp that others can write to.
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache))
     import torch
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
+    # torch puts its default there itself: a folder in /tmp whose name anyone can know.
+    if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) == default_cache_dir():
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     torch._dynamo.config.recompile_limit = RECOMPILATIONS
     return torch.compile(model.loss, dynamic=False)
 

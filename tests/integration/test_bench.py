@@ -214,7 +214,7 @@ def test_the_command_measures_and_prints_json_alone(bench: Start, text_file: Pat
     parts = ["speed", "arms", "startup", "telling"]
     options = ["--setting", "small", "--rounds", "1", "--workers", "1", "--data", text_file.name, "--json"]
     told = 'test "$BENCH_SETTING $BENCH_STEPS $BENCH_WORKERS" = "small 6 1" && echo 12.5 steps/s'
-    process = bench(*parts, *options, "--versus", told, *SMALL)
+    process = bench(*parts, *options, "--versus", told, *SMALL, "trainer.compile=false")
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     found: dict[str, Any] = json.loads(out)
@@ -279,7 +279,7 @@ def test_stopped_in_the_other_command(bench: Start, tmp_path: Path) -> None:
 
 def test_stopped_while_it_trains(bench: Start, tmp_path: Path) -> None:
     words = [word for word in SMALL if "steps=" not in word]
-    process = bench("--setting", "small", "--workers", "1", *words, "trainer.steps=1000000")
+    process = bench("--setting", "small", "--workers", "1", *words, "trainer.compile=false", "trainer.steps=1000000")
     (file,) = wait_for(lambda: list((tmp_path / "tmp").rglob("metrics.jsonl")))
     pid = json.loads(file.with_name("run.json").read_text())["owner"]["pid"]
     expect_nothing_left(process, signal.SIGINT, [pid], tmp_path)
