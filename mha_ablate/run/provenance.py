@@ -31,8 +31,8 @@ def git_state() -> dict[str, Any] | None:
         return None
 
 
-def provenance(*, device: str, device_name: str, precision: str, threads: int) -> dict[str, Any]:
-    """What a sceptic asks first: code, versions, machine, threads, precision."""
+def provenance(*, device: str, device_name: str, precision: str, threads: int, stacked: int = 1) -> dict[str, Any]:
+    """What a sceptic asks first: code, versions, machine, threads, precision, and how many runs were trained side by side."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -49,4 +49,5 @@ def provenance(*, device: str, device_name: str, precision: str, threads: int) -
         "device_name": device_name,
         "precision": precision,
         "threads": threads,
+        "stacked": stacked,
     }

@@ -11,6 +11,7 @@ from torch import Tensor
 from mha_ablate.data.batches import TOKENS_AT_ONCE, sample_stride, validation_windows
 from mha_ablate.data.tokenizers import Tokens
 from mha_ablate.model.gpt import GPT
+from mha_ablate.training.step import TrainingStep
 
 if TYPE_CHECKING:
     from mha_ablate.training.stack import StackedStep
@@ -30,9 +31,11 @@ def validation_loss(model: GPT, tokens: Tokens, *, device: torch.device, whole: 
     return loss
 
 
-def validation_losses(stack: StackedStep, tokens: Tokens, *, whole: bool = True) -> list[float]:
-    """`validation_loss` of every lane of a stack, all at once; no more tokens go in together than in training."""
-    context = stack.models[0].context
+def validation_losses(take_step: TrainingStep | StackedStep, tokens: Tokens, *, whole: bool = True) -> list[float]:
+    """`validation_loss` of every lane, those of a stack all at once; no more tokens go in together than in training."""
+    if isinstance(take_step, TrainingStep):
+        return [validation_loss(take_step.model, tokens, device=take_step.device, whole=whole)]
+    stack, context = take_step, take_step.models[0].context
     windows = validation_windows(
         tokens,
         context=context,

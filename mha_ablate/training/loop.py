@@ -45,8 +45,15 @@ class Stopwatch:
 class Step(Protocol):
     """What the loop repeats: an update of one model, or of several side by side, each a lane."""
 
-    models: Sequence[nn.Module]
-    device: torch.device
+    @property
+    def models(self) -> Sequence[nn.Module]:
+        """One a lane."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are trained."""
+        ...
 
     @property
     def tokens(self) -> int:

@@ -91,10 +91,13 @@ class FlatAdamW:
         if clip:
             grad.mul_((clip / (norm + 1e-6)).clamp(max=1.0).unsqueeze(-1))
         self.steps += 1
-        rows = [self._rows(buffer) for buffer in (self.master, grad, self.mean, self.square)]
+        master, grads, mean, square = (self._rows(b) for b in (self.master, grad, self.mean, self.square))
         for part, decay in ((slice(0, self.decayed), self.weight_decay), (slice(self.decayed, None), 0.0)):
             torch._fused_adamw_(
-                *([row[part] for row in buffer] for buffer in rows),
+                [row[part] for row in master],
+                [row[part] for row in grads],
+                [row[part] for row in mean],
+                [row[part] for row in square],
                 [],
                 [self.steps] * len(self.params),
                 lr=lr,

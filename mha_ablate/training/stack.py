@@ -131,7 +131,8 @@ class _FoldedAttention(torch.autograd.Function):
         """Nothing is kept: there is no backward of its own."""
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, q: Tensor, k: Tensor, v: Tensor, is_causal: bool) -> tuple[Tensor, int]:
-        q, k, v = (x.movedim(dim, 0).flatten(0, 1) for x, dim in zip((q, k, v), in_dims[:3], strict=True))
+    def vmap(info: Any, in_dims: Any, *inputs: Any) -> tuple[Tensor, int]:
+        *lanes, is_causal = inputs
+        q, k, v = (x.movedim(dim, 0).flatten(0, 1) for x, dim in zip(lanes, in_dims, strict=False))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
         return y.unflatten(0, (info.batch_size, -1)), 0
