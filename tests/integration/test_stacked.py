@@ -117,94 +117,75 @@ def test_dropout_is_refused_side_by_side(small: list[str]) -> None:
 # ---- through workers
 
 
-def study(small: list[str], name: str, lanes: int | None) -> tuple[Plan, Progress, dict[str, Any]]:
-    plan = make_plan([*small, *STUDY, f"name={name}"])
+def study(request: list[str], lanes: int | None, observer: Observer | None = None) -> tuple[Plan, Progress]:
+    plan = make_plan(request)
     pool = Pool(1, lanes=lanes)
+    if isinstance(observer, Killer):
+        observer.pool = pool
     try:
         plan.write()
-        progress = run_study(plan, pool, Observer())
-        assert time_arms(plan, pool, Observer()) is None
+        progress = run_study(plan, pool, observer or Observer())
+        if observer is None:
+            assert time_arms(plan, pool, Observer()) is None
     finally:
         pool.stop()
-    return plan, progress, write_report(plan.folder.path)
+    return plan, progress
 
 
-def numbers(value: Any) -> Any:
-    """A report as pytest can compare it: numbers approximately, what the clock and the folder say left out."""
-    timed = ("step_ms", "tokens_per_s", "step_ms_range", "notes", "study", "folder", "provenance", "written")
-    if isinstance(value, dict):
-        return {k: numbers(v) for k, v in value.items() if k not in timed}
-    if isinstance(value, list):
-        return [numbers(v) for v in value]
-    return pytest.approx(value, rel=1e-3, abs=1e-5) if isinstance(value, float) else value
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """A report as path -> value, without what the clock and the folder say."""
+    if path.rpartition(".")[2] in ("step_ms", "tokens_per_s", "step_ms_range", "notes", "stacked"):
+        return {}
+    if isinstance(value, dict | list):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for key, each in pairs for k, v in leaves(each, f"{path}.{key}").items()}
+    return {path: value}
 
 
-def test_a_study_in_stacks_of_three_gives_the_report_of_one_cell_at_a_time(small: list[str]) -> None:
-    plan, progress, stacked = study(small, "stacked", 3)
-    _, _, ordinary = study(small, "ordinary", None)
+def test_a_study_in_stacks_of_three_gives_the_report_of_one_cell_at_a_time(small: list[str], tmp_path: Path) -> None:
+    plan, progress = study([*small, *STUDY], 3)
+    apart, _ = study([*small, *STUDY, f"outputs={tmp_path / 'apart'}"], None)
     assert progress.failures == []
     assert set(progress.finished.values()) == {"ok"}
     assert [cell.folder.read()["provenance"]["stacked"] for cell in plan.cells] == [3] * 6
-    plain = {k: v for k, v in stacked.items() if k != "sentence"}
-    plain_ordinary = {k: v for k, v in ordinary.items() if k != "sentence"}
-    assert strip(plain) == numbers(plain_ordinary)
-    assert stacked["arms"][1]["delta"]["mean"] == pytest.approx(ordinary["arms"][1]["delta"]["mean"], abs=1e-5)
-    assert stacked["provenance"]["stacked"] == 3
-
-
-def strip(value: Any) -> Any:
-    """What `numbers` leaves out, left out."""
-    kept = numbers({"all": value})["all"]
-
-    def plain(template: Any, found: Any) -> Any:
-        if isinstance(template, dict):
-            return {k: plain(template[k], found[k]) for k in template}
-        if isinstance(template, list):
-            return [plain(t, f) for t, f in zip(template, found, strict=True)]
-        return found
-
-    return plain(kept, value)
+    assert [cell.folder.read()["provenance"]["stacked"] for cell in apart.cells] == [1] * 6
+    found, expected = (leaves(write_report(p.folder.path)) for p in (plan, apart))
+    assert found.keys() == expected.keys()
+    for path, value in expected.items():
+        if isinstance(value, float):
+            assert found[path] == pytest.approx(value, rel=1e-3, abs=1e-5), path
+        elif str(tmp_path) not in str(value):
+            assert found[path] == value, path
 
 
 class Killer(Observer):
     """Kills the first worker as soon as its cells have written a line."""
 
-    def __init__(self, pool: Pool) -> None:
-        self.pool, self.killed = pool, 0
+    pool: Pool
+    killed = False
 
     def training(self, progress: Progress) -> None:
         if not self.killed and any(line.get("step") for line in progress.running.values()):
-            self.killed = self.pool.workers[0].process.pid
-            os.kill(self.killed, signal.SIGKILL)
+            self.killed = True
+            os.kill(self.pool.workers[0].process.pid, signal.SIGKILL)
 
 
 def test_a_worker_that_dies_fails_its_cells_and_the_others_go_on(small: list[str], tmp_path: Path) -> None:
-    steps = ["trainer.steps=400", "trainer.log_every=1", "trainer.eval_every=400"]
-    plan = make_plan([*small, *STUDY, *steps, "name=killed"])
-    pool = Pool(1, lanes=3)
-    try:
-        progress = run_study(plan, pool, Killer(pool))
-        assert {key: state for key, state in progress.finished.items() if state == "failed"} == {
-            ("dense", seed): "failed" for seed in range(3)
-        }
-        assert all("SIGKILL" in error for _, error in progress.failures)
-        again = run_study(plan, pool, Observer())
-    finally:
-        pool.stop()
-    assert len(again.todo) == 3
-    assert set(states(tmp_path / "outputs/killed").values()) == {"ok"}
+    request = [*small, *STUDY, "trainer.steps=200", "trainer.log_every=1", "trainer.eval_every=200"]
+    _, progress = study(request, 3, Killer())
+    failed = {("dense", seed) for seed in range(3)}
+    assert {key for key, state in progress.finished.items() if state == "failed"} == failed
+    assert all("SIGKILL" in error for _, error in progress.failures)
+    _, again = study(request, 3, Observer())
+    assert again.finished.keys() == failed
+    assert set(states(tmp_path / "outputs/fc_out").values()) == {"ok"}
 
 
 def test_a_failure_in_a_stack_is_told_cell_by_cell(small: list[str], tmp_path: Path) -> None:
-    plan = make_plan([*small, *STUDY, "name=failed"])
-    blocked = plan.cells[0].folder
-    blocked.path.parent.mkdir(parents=True)
-    blocked.path.write_text("no folder")
-    pool = Pool(1, lanes=3)
-    try:
-        progress = run_study(plan, pool, Observer())
-    finally:
-        pool.stop()
+    blocked = tmp_path / "outputs/failed/dense/seed=0"
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("no folder")
+    plan, progress = study([*small, *STUDY, "name=failed"], 3, Observer())
     assert {key for key, state in progress.finished.items() if state == "failed"} == {("dense", s) for s in range(3)}
     assert all("Error" in error for _, error in progress.failures)
     assert states(tmp_path / "outputs/failed") == {f"none/seed={seed}": "ok" for seed in range(3)}
