@@ -52,7 +52,7 @@ def record_cuda_graph(function: Function) -> Function:
             function()
     torch.cuda.current_stream().wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=beside):  # the same stream, so that nothing of the warm-up ties it to another
         outputs = function()
 
     def replay() -> Outputs:
