@@ -10,18 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from mha_ablate import build
+from mha_ablate.config.schema import RunConfig
 from mha_ablate.errors import RequestError
 from mha_ablate.report.write import write_report
 from mha_ablate.run.lock import locked
 from mha_ablate.study import cell as cell_module
 from mha_ablate.study.cell import Cell, run_cell, run_cells
-from mha_ablate.study.execute import Pool, time_arms
+from mha_ablate.study.execute import Pool, lanes_of, time_arms
 from mha_ablate.study.execute import run_cells as run_study
 from mha_ablate.study.observer import Observer
 from mha_ablate.study.plan import Plan, make_plan
 from mha_ablate.study.progress import Progress
+from mha_ablate.training.hardware import Hardware
+from mha_ablate.training.stack import StackedStep
+from mha_ablate.training.step import TrainingStep
 from tests.integration.process import states
 
 STUDY = ["study.arms=[dense,none]", "study.seeds=3"]
@@ -193,18 +199,11 @@ def test_a_failure_in_a_stack_is_told_cell_by_cell(small: list[str], tmp_path: P
 
 
 def test_on_a_cpu_every_cell_goes_by_itself(small: list[str]) -> None:
-    from mha_ablate.study.execute import lanes_of
-
     plan = make_plan([*small, *STUDY])
     assert lanes_of(plan, 2) == {"dense": 1, "none": 1}
 
 
 def test_on_a_gpu_as_many_cells_as_fit_go_together(small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    from mha_ablate import build
-    from mha_ablate.study.execute import lanes_of
-
     plan = make_plan([*small, *STUDY])
     there = {arm: replace(c, trainer=replace(c.trainer, device="cuda")) for arm, c in plan.arms.items()}
     there["none"] = replace(there["none"], model=replace(there["none"].model, dropout=0.1))
@@ -213,3 +212,17 @@ def test_on_a_gpu_as_many_cells_as_fit_go_together(small: list[str], monkeypatch
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (int(12.5 * mb * 1e6), 0))
     assert lanes_of(replace(plan, arms=there), 1) == {"dense": 6, "none": 1}
     assert lanes_of(replace(plan, arms=there), 2) == {"dense": 3, "none": 1}
+
+
+def test_one_cell_on_a_cpu_or_with_dropout_takes_the_ordinary_step(small: list[str]) -> None:
+    plan = make_plan([*small, *STUDY])
+    plain, vocab = plan.arms["dense"], plan.corpus.vocab_size
+    dropped = replace(plain, model=replace(plain.model, dropout=0.1))
+    on_cpu, on_gpu = Hardware("cpu", "fp32", 1), Hardware("cuda", "fp32", 1)
+
+    def kind(config: RunConfig, hardware: Hardware, lanes: int) -> type:
+        models = [build.model_of(config, vocab) for _ in range(lanes)]
+        return type(build.training_of([config] * lanes, models, plan.corpus, hardware))
+
+    assert kind(plain, on_cpu, 1) is kind(dropped, on_cpu, 1) is kind(dropped, on_gpu, 1) is TrainingStep
+    assert kind(plain, on_cpu, 2) is StackedStep
