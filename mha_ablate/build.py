@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import glob
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -23,6 +23,9 @@ from mha_ablate.training.compiled import compiled_loss, pays, why_not
 from mha_ablate.training.hardware import Hardware, resolve
 from mha_ablate.training.optimizer import FlatAdamW
 from mha_ablate.training.step import TOKENS_AT_ONCE, TrainingStep
+
+if TYPE_CHECKING:
+    from mha_ablate.training.stack import StackedStep
 
 VARIANTS = "mha_ablate.model.fc_out."
 EXPLICIT_UP_TO = (
@@ -129,8 +132,8 @@ def model_of(config: RunConfig, vocab_size: int, device: str = "cpu", *, explici
     return model if device in ("cpu", "meta") else model.to(device)
 
 
-def optimizer_of(config: RunConfig, model: GPT, dtype: torch.dtype) -> FlatAdamW:
-    """AdamW over the model's parameters, which from now on are of `dtype`."""
+def optimizer_of(config: RunConfig, model: GPT | Sequence[GPT], dtype: torch.dtype) -> FlatAdamW:
+    """AdamW over the parameters of a model or of several side by side, which from now on are of `dtype`."""
     o = config.optim
     return FlatAdamW(model, dtype=dtype, weight_decay=o.weight_decay, betas=(o.beta1, o.beta2))
 
@@ -150,6 +153,32 @@ def step_of(config: RunConfig, model: GPT, corpus: Corpus, hardware: Hardware) -
     """What training repeats, ready to begin: optimizer, batches, and the model in its working precision."""
     batches = batches_of(config, corpus, torch.device(hardware.device))
     return _step_of(config, model, batches, hardware, compiled=config.trainer.compile is True)
+
+
+def training_of(
+    configs: Sequence[RunConfig], models: Sequence[GPT], corpus: Corpus, hardware: Hardware
+) -> TrainingStep | StackedStep:
+    """The step that trains cells which differ in their seeds alone, each with its own model.
+
+    One on a CPU, or with dropout, is the ordinary step. On a GPU, and wherever there are several, they are stacked; on a
+    GPU the step is recorded once and replayed, since these models would leave it waiting for launches.
+    """
+    first, *others = configs
+    if not others and (hardware.device == "cpu" or first.model.dropout):
+        return step_of(first, models[0], corpus, hardware)
+    # Not needed on a CPU, where imports are what a small run waits for.
+    from mha_ablate.training.graph import record_cuda_graph
+    from mha_ablate.training.stack import StackedStep
+
+    device = torch.device(hardware.device)
+    return StackedStep(
+        models,
+        optimizer_of(first, models, hardware.dtype),
+        [batches_of(config, corpus, device) for config in configs],
+        grad_clip=first.optim.grad_clip,
+        device=device,
+        record=record_cuda_graph if hardware.device == "cuda" else None,
+    )
 
 
 def _step_of(

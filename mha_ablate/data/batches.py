@@ -30,6 +30,14 @@ class Batches(Protocol):
         ...
 
 
+class Windows(Protocol):
+    """What a step of several models takes its tokens from."""
+
+    def windows(self, step: int) -> Tensor:
+        """Ids and one token more of a step, `[batch_size, context + 1]`, in the host's memory."""
+        ...
+
+
 class SameBatch:
     """One batch for every step: what a step is counted on, where no text is needed."""
 
@@ -49,14 +57,24 @@ class TrainBatches:
         self.tokens, self.batch_size, self.data_seed, self.device = tokens, batch_size, data_seed, device
         self.offsets = np.arange(context + 1)
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Ids and targets of a step, each `[batch_size, context]`; targets are the ids one further on."""
+    def windows(self, step: int) -> Tensor:
+        """Ids and one token more of a step, `[batch_size, context + 1]`, in the host's memory."""
         stream = np.random.Generator(np.random.Philox(key=[self.data_seed, step]))
         starts = stream.integers(0, len(self.tokens) - len(self.offsets) + 1, size=self.batch_size)
-        windows = torch.from_numpy(self.tokens[starts[:, None] + self.offsets].astype(np.int64)).to(self.device)
+        return torch.from_numpy(self.tokens[starts[:, None] + self.offsets].astype(np.int64))
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Ids and targets of a step, each `[batch_size, context]`; targets are the ids one further on."""
+        windows = to_device(self.windows(step), self.device)
         return windows[:, :-1], windows[:, 1:]
 
 
+def to_device(host: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device, for a GPU by way of pinned memory, so that nobody waits."""
+    return host.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else host.to(device)
+
+
+TOKENS_AT_ONCE = 4096  # of validation
 TOKENS_OF_A_SAMPLE = 4096  # at least so many are looked at on the way, where the split has them
 
 
@@ -66,7 +84,7 @@ def sample_stride(tokens: Tokens, context: int) -> int:
 
 
 def validation_windows(
-    tokens: Tokens, *, context: int, device: torch.device, stride: int = 1, tokens_per_batch: int = 4096
+    tokens: Tokens, *, context: int, device: torch.device, stride: int = 1, tokens_per_batch: int = TOKENS_AT_ONCE
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Ids and targets that cover the whole split once: windows side by side, the last one shorter if it must be.
 
@@ -77,9 +95,9 @@ def validation_windows(
     for first in range(0, len(windows), per_batch):
         starts = windows[first : first + per_batch, None] * context
         piece = tokens[starts + np.arange(context + 1)].astype(np.int64)
-        ids = torch.from_numpy(piece).to(device)
+        ids = to_device(torch.from_numpy(piece), device)
         yield ids[:, :-1], ids[:, 1:]
     rest = (len(tokens) - 1) % context
     if rest and stride == 1:
-        ids = torch.from_numpy(tokens[-rest - 1 :].astype(np.int64)).to(device)
+        ids = to_device(torch.from_numpy(tokens[-rest - 1 :].astype(np.int64)), device)
         yield ids[None, :-1], ids[None, 1:]

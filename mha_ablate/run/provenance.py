@@ -31,8 +31,12 @@ def git_state() -> dict[str, Any] | None:
         return None
 
 
-def provenance(*, device: str, device_name: str, precision: str, threads: int, allocator: str | None) -> dict[str, Any]:
-    """What a sceptic asks first: code, versions, machine, threads, precision, who serves malloc (None: the C library)."""
+def provenance(
+    *, device: str, device_name: str, precision: str, threads: int, allocator: str | None, stacked: int = 1
+) -> dict[str, Any]:
+    """What a sceptic asks first: code, versions, machine, threads, precision, who serves malloc (None: the C library), and how
+    many runs were trained side by side.
+    """
     versions = {}
     for package in PACKAGES:
         try:
@@ -50,4 +54,5 @@ def provenance(*, device: str, device_name: str, precision: str, threads: int, a
         "precision": precision,
         "threads": threads,
         "allocator": allocator,
+        "stacked": stacked,
     }

@@ -1,21 +1,20 @@
-"""One run from its configuration to a finished run folder."""
+"""Runs from their configurations to finished run folders: one, or several side by side that differ in their seeds alone."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from mha_ablate import build
 from mha_ablate.config.compose import from_plain, to_yaml
 from mha_ablate.config.schema import RunConfig, config_hash
 from mha_ablate.corpora import corpus_of
 from mha_ablate.data.batches import sample_stride
-from mha_ablate.data.corpus import IDENTITY
+from mha_ablate.data.corpus import IDENTITY, Corpus
 from mha_ablate.errors import RequestError
 from mha_ablate.run.checkpoint import save_weights
 from mha_ablate.run.folder import FINISHED, RunFolder, this_process, write_atomic
@@ -24,12 +23,13 @@ from mha_ablate.run.provenance import provenance
 from mha_ablate.run.record import Record
 from mha_ablate.training.allocator import loaded
 from mha_ablate.training.compiled import forget
-from mha_ablate.training.evaluate import validation_loss
+from mha_ablate.training.evaluate import validation_losses
 from mha_ablate.training.hardware import name_of
 from mha_ablate.training.loop import Outcome, train
 from mha_ablate.training.schedule import learning_rate
 
 OnLine = Callable[[dict[str, Any]], None]
+OnCellLine = Callable[["Cell", dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -129,56 +129,66 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def run_cell(cell: Cell, on_line: OnLine) -> dict[str, Any]:
-    """Train a cell and leave a complete run folder; returns its run.json. An exception is recorded as `failed`, then raised.
+    """Train a cell by itself; otherwise as `run_cells`."""
+    return run_cells([cell], lambda _, line: on_line(line))[0]
 
-    `on_line` receives every line of metrics.jsonl and, when training begins, one that says so: step 0 and `val_tokens`.
+
+def run_cells(cells: Sequence[Cell], on_line: OnCellLine) -> list[dict[str, Any]]:
+    """Train cells that differ in their seeds alone, side by side, and leave a complete run folder each; returns their run.json.
+
+    An exception is recorded as `failed` in every cell that was not finished by then, then raised. `on_line(cell, line)` receives
+    every line of a cell's metrics.jsonl and, when training begins, one that says so: step 0 and `val_tokens`.
     """
-    with locked(cell.folder.path):
-        cell.folder.clear()
-        run = cell.head()
-        write_atomic(cell.folder.config_file, to_yaml(cell.config, without=("study",)))
-        cell.folder.write(run)
+    with ExitStack() as locks:
+        for cell in cells:
+            locks.enter_context(locked(cell.folder.path))
+        runs = [_begun(cell) for cell in cells]
         try:
-            _train_into(cell, run, on_line)
+            _train_into(cells, runs, on_line)
         except Exception as error:
-            run |= {"state": "failed", "error": f"{type(error).__name__}: {error}", "ended": time.time()}
-            cell.folder.write(run)
+            for cell, run in zip(cells, runs, strict=True):
+                if run["state"] == "running":
+                    run |= {"state": "failed", "error": f"{type(error).__name__}: {error}", "ended": time.time()}
+                    cell.folder.write(run)
             raise
-        cell.folder.write(run)
-        return run
+        return runs
 
 
-def _train_into(cell: Cell, run: dict[str, Any], on_line: OnLine) -> None:
-    """The run itself; fills `run` with what it was and how it ended."""
-    config = cell.config
+def _begun(cell: Cell) -> dict[str, Any]:
+    """The cell's folder, empty but for what is known beforehand; returns its run.json."""
+    cell.folder.clear()
+    run = cell.head()
+    write_atomic(cell.folder.config_file, to_yaml(cell.config, without=("study",)))
+    cell.folder.write(run)
+    return run
+
+
+def _train_into(cells: Sequence[Cell], runs: list[dict[str, Any]], on_line: OnCellLine) -> None:
+    """The runs themselves; fills `runs` with what they were and how they ended."""
+    config = cells[0].config
     hardware = build.hardware_of(config)
     hardware.prepare()
-    corpus = corpus_of(config, known=cell.text)
+    corpus = corpus_of(config, known=cells[0].text)
     cost = build.counted_cost(config, corpus.vocab_size)
-    run |= {
-        "text": corpus.summary(),
-        "cost": cost,
-        "provenance": provenance(**asdict(hardware), device_name=name_of(hardware.device), allocator=loaded()),
-    }
-    cell.folder.write(run)
+    came_from = provenance(
+        **asdict(hardware), device_name=name_of(hardware.device), stacked=len(cells), allocator=loaded()
+    )
+    for cell, run in zip(cells, runs, strict=True):
+        run |= {"text": corpus.summary(), "cost": cost, "provenance": came_from}
+        cell.folder.write(run)
 
     forget()  # models of earlier cells
-    device = torch.device(hardware.device)
-    model = build.model_of(config, corpus.vocab_size, hardware.device)
-    take_step = build.step_of(config, model, corpus, hardware)
-    record = Record(
-        cell.folder,
-        tokens_per_step=take_step.tokens,
-        train_flops_per_step=cost["train_flops_per_token"] * take_step.tokens,
-        factors={"loss/val": ("loss/val_bits_per_byte", corpus.nats_to_bits_per_byte)},
-    )
+    models = [build.model_of(cell.config, corpus.vocab_size, hardware.device) for cell in cells]
+    take_step = build.training_of([cell.config for cell in cells], models, corpus, hardware)
     sample = len(corpus.val) / sample_stride(corpus.val, config.model.context)
-    # Not measured, and not recorded: training begins.
-    on_line({"step": 0, "val_tokens": len(corpus.val), "sample_tokens": sample})
-    try:
-        outcome = train(
+    with ExitStack() as open_records:
+        records = [open_records.enter_context(closing(_record(cell, corpus, cost, take_step.tokens))) for cell in cells]
+        for cell in cells:
+            # Not measured, and not recorded: training begins.
+            on_line(cell, {"step": 0, "val_tokens": len(corpus.val), "sample_tokens": sample})
+        outcomes = train(
             take_step,
-            validate=lambda whole: validation_loss(model, corpus.val, device=device, whole=whole),
+            validate=lambda whole: validation_losses(take_step, corpus.val, whole=whole),
             rate=lambda step: learning_rate(
                 step,
                 steps=config.trainer.steps,
@@ -186,23 +196,29 @@ def _train_into(cell: Cell, run: dict[str, Any], on_line: OnLine) -> None:
                 final=config.optim.final_lr,
                 warmup=config.optim.warmup_steps,
             ),
-            write=lambda step, values: on_line(record.write(step, values)),
+            write=lambda lane, step, values: on_line(cells[lane], records[lane].write(step, values)),
             steps=config.trainer.steps,
             eval_every=config.trainer.eval_every,
             log_every=config.trainer.log_every,
         )
-    finally:
-        record.close()
     take_step.optimizer.release()
-    save_weights(
+    for cell, run, model, outcome in zip(cells, runs, models, outcomes, strict=True):
+        info = {"step": outcome.step, "vocab_size": corpus.vocab_size}
+        save_weights(cell.folder, model, info, corpus.tokenizer.state)
+        error = None if outcome.state == "ok" else f"the loss was not finite at step {outcome.step}"
+        end = {"state": outcome.state, "error": error, "result": _result(cell.folder, outcome), "ended": time.time()}
+        cell.folder.write(run | end)
+        run |= end
+
+
+def _record(cell: Cell, corpus: Corpus, cost: dict[str, Any], tokens_per_step: int) -> Record:
+    """Where the cell's lines go."""
+    return Record(
         cell.folder,
-        model,
-        {"step": outcome.step, "vocab_size": corpus.vocab_size},
-        corpus.tokenizer.state,
+        tokens_per_step=tokens_per_step,
+        train_flops_per_step=cost["train_flops_per_token"] * tokens_per_step,
+        factors={"loss/val": ("loss/val_bits_per_byte", corpus.nats_to_bits_per_byte)},
     )
-    run |= {"state": outcome.state, "result": _result(cell.folder, outcome), "ended": time.time()}
-    if outcome.state == "diverged":
-        run["error"] = f"the loss was not finite at step {outcome.step}"
 
 
 def _result(folder: RunFolder, outcome: Outcome) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import queue
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from mha_ablate import build
 from mha_ablate.errors import RunFailed
 from mha_ablate.run.folder import read_json, write_json
+from mha_ablate.study.cell import Cell
 from mha_ablate.study.observer import Observer
 from mha_ablate.study.plan import Plan
 from mha_ablate.study.pool import Worker
@@ -17,12 +19,17 @@ from mha_ablate.study.progress import Progress, key_of
 from mha_ablate.study.timing import turns
 from mha_ablate.training.hardware import cpu_count
 
+MOST_LANES = 16  # cells side by side; more have not been tried
+
 
 class Pool:
-    """The workers of a study, started early so that they import while the plan is checked."""
+    """The workers of a study, started early so that they import while the plan is checked.
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    `lanes` is how many cells a worker trains side by side; None: as many as `lanes_of` says.
+    """
+
+    def __init__(self, size: int, *, lanes: int | None = None) -> None:
+        self.size, self.lanes = size, lanes
         self.inbox: queue.Queue[tuple[Worker, dict[str, Any]]] = queue.Queue()
         self.workers: list[Worker] = []
 
@@ -48,19 +55,61 @@ class Pool:
 
 
 def default_workers() -> int:
-    """One per core; a GPU takes one cell at a time."""
+    """One per core; a GPU has one, which trains several cells side by side."""
     import torch
 
     return 1 if torch.cuda.is_available() else cpu_count()
 
 
+def groups(cells: Sequence[Cell], lanes: Callable[[Cell], int]) -> list[list[Cell]]:
+    """The cells in groups that differ in their seeds alone, in the order of their first cells, each of at most `lanes(cell)`."""
+    made: list[list[Cell]] = []
+    open_of: dict[str, list[Cell]] = {}  # the last group of each arm
+    for cell in cells:
+        group = open_of.get(cell.arm)
+        if group is None or len(group) >= lanes(group[0]):
+            group = open_of[cell.arm] = []
+            made.append(group)
+        group.append(cell)
+    return made
+
+
+def lanes_in(free: float, of_a_cell: float) -> int:
+    """How many cells fit side by side into `free` bytes, where training one takes `of_a_cell` by count: 1 to 16.
+
+    Half of what is free is left to what is not counted: kernels' scratch space, what an allocator and a recording keep.
+    """
+    return max(1, min(MOST_LANES, int(free / 2 / of_a_cell)))
+
+
+def lanes_of(plan: Plan, workers: int) -> dict[str, int]:
+    """How many cells of each arm one of so many workers trains side by side.
+
+    On a CPU one: a core is never idle. On a GPU as many as fit, unless there is dropout, which is not stacked.
+    """
+    import torch
+
+    stacked = {a: c for a, c in plan.arms.items() if c.trainer.device == "cuda" and not c.model.dropout}
+    if not stacked:
+        return dict.fromkeys(plan.arms, 1)
+    free = torch.cuda.mem_get_info()[0] / workers
+    counted = {arm: build.counted_cost(config, plan.corpus.vocab_size) for arm, config in stacked.items()}
+    fit = {arm: lanes_in(free, cost["peak_memory_mb"] * 1e6) for arm, cost in counted.items()}
+    return dict.fromkeys(plan.arms, 1) | fit
+
+
 def run_cells(plan: Plan, pool: Pool, observer: Observer) -> Progress:
-    """Run every cell that is not done yet; a cell that fails takes no other with it. Returns the final state."""
+    """Run every cell that is not done yet; a cell that fails takes no other with it but those it is stacked with.
+
+    Returns the final state.
+    """
     done = {key_of(c): c.folder.read()["result"]["val_loss"] for c in plan.cells if c.is_done()}
     progress = Progress(plan.cells, done, to_be_timed=not costs_are_known(plan))
-    waiting = list(progress.todo)
+    lanes = lanes_of(plan, pool.size) if pool.lanes is None else dict.fromkeys(plan.arms, pool.lanes)
+    waiting = groups(progress.todo, lambda cell: lanes[cell.arm])
     if waiting:
-        progress.workers = pool.size = min(pool.size, len(waiting))
+        pool.size = min(pool.size, len(waiting))
+        progress.workers = pool.size * len(waiting[0])
         pool.start()
     observer.training(progress)
     while len(progress.finished) < len(progress.todo):
@@ -70,10 +119,11 @@ def run_cells(plan: Plan, pool: Pool, observer: Observer) -> Progress:
             observer.training(progress)
             continue
         _take_in(worker, message, pool, progress)
-        if worker.cell is None and worker.ready and waiting:
-            cell = waiting.pop(0)
-            progress.begin(cell, time.monotonic())
-            worker.give(cell)
+        if not worker.cells and worker.ready and waiting:
+            group = waiting.pop(0)
+            for cell in group:
+                progress.begin(cell, time.monotonic())
+            worker.give(group)
         observer.training(progress)
     return progress
 
@@ -86,26 +136,27 @@ def _take_in(worker: Worker, message: dict[str, Any], pool: Pool, progress: Prog
     if message["kind"] == "gone":
         _replace(worker, pool, progress)
         return
-    cell = worker.cell
-    assert cell is not None, f"a worker without a cell said {message}"
+    [cell] = [cell for cell in worker.cells if key_of(cell) == (message["arm"], message["seed"])]
     if message["kind"] == "line":
         progress.hear(cell, message["line"], time.monotonic())
     elif message["kind"] == "done":
-        worker.cell = None
+        worker.cells.remove(cell)
         progress.end(cell, message["state"], time.monotonic(), loss=message.get("val_loss"), error=message.get("error"))
 
 
 def _replace(worker: Worker, pool: Pool, progress: Progress) -> None:
-    """A worker is gone: its cell has failed, and another worker takes its place for the rest."""
-    reason, cell = worker.how_it_ended(), worker.cell
+    """A worker is gone: its cells have failed, unless finished, and another worker takes its place for the rest."""
+    reason = worker.how_it_ended()
     worker.stop()
     pool.workers.remove(worker)
     if not worker.ready:
         raise RunFailed(f"no worker could be started: {reason}")
-    if cell is not None:
-        cell.folder.write(
-            {**cell.head(), **cell.folder.read(), "state": "failed", "error": reason, "ended": time.time()}
-        )
+    for cell in worker.cells:
+        found = cell.folder.read()
+        if cell.is_done():
+            progress.end(cell, found["state"], time.monotonic(), loss=found["result"]["val_loss"])
+            continue
+        cell.folder.write({**cell.head(), **found, "state": "failed", "error": reason, "ended": time.time()})
         progress.end(cell, "failed", time.monotonic(), error=reason)
     pool.start()
 
@@ -145,7 +196,7 @@ def measure_costs(plan: Plan, pool: Pool, observer: Observer) -> dict[str, Any]:
             continue
         if message["kind"] == "gone":
             raise RunFailed(f"step times could not be measured: {worker.how_it_ended()}")
-        if message["kind"] == "done":
+        if message["kind"] == "untimed":
             raise RunFailed(f"step times could not be measured: {message['error']}")
         if message["kind"] == "turn":
             observer.timing(message["done"], message["total"])

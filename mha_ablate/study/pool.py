@@ -23,7 +23,7 @@ class Worker:
     """One worker process with a thread that listens to it. What it says arrives in `inbox` as (worker, message)."""
 
     def __init__(self, inbox: queue.Queue[tuple[Worker, dict[str, Any]]]) -> None:
-        self.cell: Cell | None = None
+        self.cells: list[Cell] = []  # those that it trains now
         self.ready = False
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1"), **allocator.environment(os.environ)}
@@ -56,10 +56,10 @@ class Worker:
             self.process.stdin.write(json.dumps(request) + "\n")
             self.process.stdin.flush()
 
-    def give(self, cell: Cell) -> None:
-        """Let it run a cell."""
-        self.cell = cell
-        self.ask({"kind": "cell", "cell": cell.to_json()})
+    def give(self, cells: list[Cell]) -> None:
+        """Let it run cells side by side; what it says of one carries that one's arm and seed."""
+        self.cells = list(cells)
+        self.ask({"kind": "cells", "cells": [cell.to_json() for cell in cells]})
 
     def how_it_ended(self) -> str:
         """One line: the signal or exit code, and the last thing it printed."""

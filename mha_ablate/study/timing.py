@@ -76,7 +76,7 @@ class _Stepper:
         corpus = corpus_of(config, known=text)
         self.device = torch.device(hardware.device)
         model = build.model_of(config, corpus.vocab_size, hardware.device)
-        self.take_step, self.rate = build.step_of(config, model, corpus, hardware), config.optim.lr
+        self.take_step, self.rate = build.training_of([config], [model], corpus, hardware), config.optim.lr
         self.seconds(WARM_UP)
 
     def seconds(self, steps: int) -> float:

@@ -11,7 +11,13 @@ import os
 import queue
 import sys
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mha_ablate.study.cell import Cell
+
+Tell = Callable[[dict[str, Any]], None]
 
 
 def main() -> None:
@@ -26,7 +32,7 @@ def main() -> None:
         out.write(json.dumps(message) + "\n")
 
     from mha_ablate.config.compose import from_plain
-    from mha_ablate.study.cell import Cell, run_cell
+    from mha_ablate.study.cell import Cell
     from mha_ablate.study.timing import measure_steps
 
     def tell_turn(done: int, total: int) -> None:
@@ -35,22 +41,35 @@ def main() -> None:
     tell({"kind": "ready"})
     while True:
         request = requests.get()
+        if request["kind"] == "cells":
+            _run_cells([Cell.from_json(plain) for plain in request["cells"]], tell)
+            continue
         try:
-            if request["kind"] == "cell":
-                run = run_cell(Cell.from_json(request["cell"]), lambda line: tell({"kind": "line", "line": line}))
-                tell(
-                    {
-                        "kind": "done",
-                        "state": run["state"],
-                        "error": run["error"],
-                        "val_loss": run["result"]["val_loss"],
-                    }
-                )
-            else:
-                configs = {arm: from_plain(plain) for arm, plain in request["configs"].items()}
-                tell({"kind": "times", "times": measure_steps(configs, tell_turn, request["text"])})
+            configs = {arm: from_plain(plain) for arm, plain in request["configs"].items()}
+            tell({"kind": "times", "times": measure_steps(configs, tell_turn, request["text"])})
         except Exception as error:
-            tell({"kind": "done", "state": "failed", "error": f"{type(error).__name__}: {error}"})
+            tell({"kind": "untimed", "error": f"{type(error).__name__}: {error}"})
+
+
+def _run_cells(cells: list[Cell], tell: Tell) -> None:
+    """Run cells side by side and tell how each ended. What goes wrong fails those that were not finished by then."""
+    from mha_ablate.study.cell import run_cells
+
+    def about(cell: Cell) -> dict[str, Any]:
+        return {"arm": cell.arm, "seed": cell.seed}
+
+    failure = None
+    try:
+        run_cells(cells, lambda cell, line: tell({"kind": "line", **about(cell), "line": line}))
+    except Exception as error:
+        failure = {"state": "failed", "error": f"{type(error).__name__}: {error}"}
+    for cell in cells:
+        if failure and not cell.is_done():
+            tell({"kind": "done", **about(cell), **failure})
+        else:
+            run = cell.folder.read()
+            found = {"state": run["state"], "error": run["error"], "val_loss": run["result"]["val_loss"]}
+            tell({"kind": "done", **about(cell), **found})
 
 
 def _listen(requests: queue.Queue[dict[str, Any]]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-
-from mha_ablate.training.step import TrainingStep
+from torch import Tensor, nn
 
 Line = dict[str, float]
 
@@ -42,56 +42,96 @@ class Stopwatch:
         self.since = time.perf_counter()
 
 
+class Step(Protocol):
+    """What the loop repeats: an update of one model, or of several side by side, each a lane."""
+
+    @property
+    def models(self) -> Sequence[nn.Module]:
+        """One a lane."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are trained."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that a step of one lane is trained on."""
+        ...
+
+    def __call__(self, step: int, rate: float) -> tuple[Tensor, Tensor]:
+        """Losses and gradient norms, on the device: `[]` of one model, `[S]` of S lanes."""
+        ...
+
+
+class _Lanes:
+    """How far each lane has come: those that still train get lines, and every one has its outcome in the end."""
+
+    def __init__(self, n: int, write: Callable[[int, int, Line], None]) -> None:
+        self.write_line, self.training = write, list(range(n))
+        self.outcomes = [Outcome("ok", 0, math.nan)] * n
+
+    def write(self, step: int, lines: list[Line]) -> None:
+        """Give every lane that trains its line; one whose loss is not finite has ended with it."""
+        for lane in list(self.training):
+            line = lines[lane]
+            self.write_line(lane, step, line)
+            val_loss = line.get("loss/val", math.nan)
+            if not math.isfinite(line.get("loss/train", val_loss)):
+                self.outcomes[lane] = Outcome("diverged", step, val_loss)
+                self.training.remove(lane)
+            elif "loss/val" in line:
+                self.outcomes[lane] = Outcome("ok", step, val_loss)
+
+
 def train(
-    take_step: TrainingStep,
+    take_step: Step,
     *,
-    validate: Callable[[bool], float],
+    validate: Callable[[bool], list[float]],
     rate: Callable[[int], float],
-    write: Callable[[int, Line], None],
+    write: Callable[[int, int, Line], None],
     steps: int,
     eval_every: int,
     log_every: int,
-) -> Outcome:
-    """Train for `steps` updates. `write(step, values)` receives every measurement; step counts finished updates.
+) -> list[Outcome]:
+    """Train every lane for `steps` updates. `write(lane, step, values)` receives every measurement; step counts finished updates.
 
-    `validate(whole)` gives the validation loss: of a sample on the way, of the whole split after the last step.
-    Ends early, as diverged, when the training or validation loss is not finite.
+    `validate(whole)` gives the lanes' validation losses: of a sample on the way, of the whole split after the last step.
+    A lane whose training or validation loss is not finite has diverged; the others go on. Between two lines nothing
+    waits for the device. Seconds are the stack's: each lane trained on its tokens in that time.
     """
-    take_step.model.train()
-    watch = Stopwatch(take_step.batches.device)
-    losses: list[torch.Tensor] = []
-    val_loss = math.nan
-    norm, last_read = torch.zeros(()), 0.0
-    for step in range(steps + 1):
-        if step == steps or (step and step % eval_every == 0):
-            train_s = watch.read()
-            val_loss = validate(step == steps)
-            write(step, {"loss/val": val_loss, "train_s": train_s})
-            watch.skip()
-            if not math.isfinite(val_loss):
-                return Outcome("diverged", step, val_loss)
-        if step == steps:
-            break
-
-        loss, norm = take_step(step, rate(step))
+    for model in take_step.models:
+        model.train()
+    lanes = _Lanes(len(take_step.models), write)
+    watch, last_read = Stopwatch(take_step.device), 0.0
+    losses: list[Tensor] = []
+    for done in range(1, steps + 1):
+        loss, norm = take_step(done - 1, rate(done - 1))
         losses.append(loss)
 
-        if (step + 1) % log_every == 0 or step + 1 == steps:
-            train_loss, train_s = torch.stack(losses).mean().item(), watch.read()
+        if done % log_every == 0 or done == steps:
+            measured, train_s = torch.stack((torch.stack(losses).mean(0), norm)).reshape(2, -1).T.tolist(), watch.read()
             step_s = (train_s - last_read) / len(losses)
-            write(
-                step + 1,
+            lines = [
                 {
                     "loss/train": train_loss,
-                    "optim/lr": rate(step),
-                    "optim/grad_norm": norm.item(),
+                    "optim/lr": rate(done - 1),
+                    "optim/grad_norm": grad_norm,
                     "perf/step_ms": step_s * 1000,
                     "perf/tokens_per_s": take_step.tokens / step_s,
                     "train_s": train_s,
-                },
-            )
+                }
+                for train_loss, grad_norm in measured
+            ]
+            lanes.write(done, lines)
             losses, last_read = [], train_s
             watch.skip()
-            if not math.isfinite(train_loss):
-                return Outcome("diverged", step + 1, math.nan)
-    return Outcome("ok", steps, val_loss)
+
+        if lanes.training and (done % eval_every == 0 or done == steps):
+            train_s = watch.read()
+            lanes.write(done, [{"loss/val": val_loss, "train_s": train_s} for val_loss in validate(done == steps)])
+            watch.skip()
+        if not lanes.training:
+            break
+    return lanes.outcomes

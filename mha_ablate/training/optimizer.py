@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -11,23 +13,28 @@ class FlatAdamW:
 
     All parameters become views of one flat working buffer of type `dtype`; master and moments stay fp32. Two fused
     calls a step (decayed, not decayed) replace one per tensor, and `torch.optim`, whose import costs a second, is not needed.
+
+    Shapes: every buffer is `[P]` for one model; for a list of S models of one architecture it is `[S, P]`, a row for
+    each, and whatever is done to one row depends on that row alone: norm, clipping, update.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Sequence[nn.Module],
         *,
         dtype: torch.dtype,
         weight_decay: float,
         betas: tuple[float, float],
         eps: float = 1e-8,
     ) -> None:
-        params = sorted((p for p in model.parameters() if p.requires_grad), key=lambda p: p.dim() < 2)
-        self.frozen = [(p, p.data) for p in model.parameters() if not p.requires_grad]
+        models = [model] if isinstance(model, nn.Module) else list(model)
+        self.params = [_matrices_first(m) for m in models]
+        self.frozen = [(p, p.data) for m in models for p in m.parameters() if not p.requires_grad]
         for p, values in self.frozen:
             p.data = values.to(dtype)
-        self.decayed = sum(p.numel() for p in params if p.dim() >= 2)
-        self.master = torch.cat([p.detach().float().reshape(-1) for p in params])
+        self.decayed = sum(p.numel() for p in self.params[0] if p.dim() >= 2)
+        rows = [torch.cat([p.detach().float().reshape(-1) for p in params]) for params in self.params]
+        self.master = rows[0] if isinstance(model, nn.Module) else torch.stack(rows)
         self.working = self.master if dtype == torch.float32 else self.master.to(dtype)
         self.grad = torch.zeros_like(self.working)
         self.collected, self.parts = torch.zeros(0), 0
@@ -35,16 +42,34 @@ class FlatAdamW:
         self.steps = torch.zeros((), device=self.master.device)
         self.weight_decay = weight_decay
         self.constants = {"beta1": betas[0], "beta2": betas[1], "eps": eps, "amsgrad": False, "maximize": False}
-        self.params = params
         self._point_to(self.working, self.grad)
 
-    def _point_to(self, values: Tensor, grads: Tensor | None) -> None:
-        start = 0
-        for p in self.params:
+    @property
+    def state(self) -> list[Tensor]:
+        """All that a step changes."""
+        return [self.master, self.working, self.grad, self.mean, self.square, self.steps]
+
+    def stacked(self) -> list[Tensor]:
+        """Each parameter of S models as one leaf `[S, *shape]` over the working buffer, in the buffer's order."""
+        views, start = [], 0
+        for p in self.params[0]:
             stop = start + p.numel()
-            p.data = values[start:stop].view(p.shape)
-            p.grad = None if grads is None else grads[start:stop].view(p.shape)
+            views.append(self.working[:, start:stop].view(-1, *p.shape).detach().requires_grad_())
             start = stop
+        return views
+
+    def _point_to(self, values: Tensor, grads: Tensor | None) -> None:
+        for lane, (params, row) in enumerate(zip(self.params, self._rows(values), strict=True)):
+            grad, start = None if grads is None else self._rows(grads)[lane], 0
+            for p in params:
+                stop = start + p.numel()
+                p.data = row[start:stop].view(p.shape)
+                p.grad = None if grad is None else grad[start:stop].view(p.shape)
+                start = stop
+
+    def _rows(self, buffer: Tensor) -> Sequence[Tensor]:
+        """The buffer model by model, each `[P]`."""
+        return buffer.view(len(self.params), -1).unbind()
 
     @torch.no_grad()
     def collect(self) -> None:
@@ -56,21 +81,25 @@ class FlatAdamW:
         self.grad.zero_()
 
     @torch.no_grad()
-    def step(self, lr: float, clip: float) -> Tensor:
-        """One update at rate `lr`; gradients longer than `clip` are shortened to it (0: never). Returns their norm."""
+    def step(self, lr: float | Tensor, clip: float) -> Tensor:
+        """One update at rate `lr`; gradients longer than `clip` are shortened to it (0: never). Returns their norm, `[]` or `[S]`.
+
+        A rate in a tensor lies on the parameters' device and is read there, which a recorded step needs.
+        """
         grad = self.collected if self.parts else self.grad.float()  # the buffer itself where it is fp32 already
-        norm = torch.linalg.vector_norm(grad)
+        norm = torch.linalg.vector_norm(grad, dim=-1)
         if clip:
-            grad.mul_((clip / (norm + 1e-6)).clamp(max=1.0))
+            grad.mul_((clip / (norm + 1e-6)).clamp(max=1.0).unsqueeze(-1))
         self.steps += 1
+        master, grads, mean, square = (self._rows(b) for b in (self.master, grad, self.mean, self.square))
         for part, decay in ((slice(0, self.decayed), self.weight_decay), (slice(self.decayed, None), 0.0)):
             torch._fused_adamw_(
-                [self.master[part]],
-                [grad[part]],
-                [self.mean[part]],
-                [self.square[part]],
+                [row[part] for row in master],
+                [row[part] for row in grads],
+                [row[part] for row in mean],
+                [row[part] for row in square],
                 [],
-                [self.steps],
+                [self.steps] * len(self.params),
                 lr=lr,
                 weight_decay=decay,
                 **self.constants,
@@ -84,7 +113,12 @@ class FlatAdamW:
         return norm
 
     def release(self) -> None:
-        """Give the model its fp32 masters back: what is saved and inspected after training."""
+        """Give the models their fp32 masters back: what is saved and inspected after training."""
         self._point_to(self.master, None)
         for p, values in self.frozen:
             p.data = values
+
+
+def _matrices_first(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that train: those that decay, then the others, so that each kind lies in one piece."""
+    return sorted((p for p in model.parameters() if p.requires_grad), key=lambda p: p.dim() < 2)

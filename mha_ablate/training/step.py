@@ -34,6 +34,7 @@ class TrainingStep:
         loss: Callable[..., Tensor] | None = None,
     ) -> None:
         self.model, self.optimizer, self.batches = model, optimizer, batches
+        self.models, self.device = [model], batches.device
         self.grad_clip, self.dropout_seed = grad_clip, dropout_seed
         self.loss = loss or model.loss
         self.windows = batches.batch_size if tokens_at_once is None else max(1, tokens_at_once // model.context)

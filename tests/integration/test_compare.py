@@ -183,7 +183,7 @@ def test_a_worker_killed_before_it_wrote_a_word_leaves_a_cell_that_can_run(small
     plan = make_plan([*small, "study.arms=[dense,none]", "study.seeds=1"])
     pool = Pool(0)
     worker = Worker(pool.inbox)
-    worker.cell, worker.ready = plan.cells[0], True
+    worker.cells, worker.ready = [plan.cells[0]], True
     pool.workers.append(worker)
     worker.process.kill()
     worker.process.wait()

@@ -363,14 +363,15 @@ class Run:
             self.asked.append(step)
             return lr
 
-        self.outcome: Outcome = train(
+        [self.outcome] = train(
             TrainingStep(model, self.optimizer, batches, grad_clip=grad_clip, dropout_seed=dropout_seed),
-            validate=lambda whole: validate(),
+            validate=lambda whole: [validate()],
             rate=rate,
-            write=lambda step, line: self.lines.append((step, line)),
+            write=lambda lane, step, line: self.lines.append((step, line)),
             **cadence,
         )
 
+    outcome: Outcome
     lines: list[tuple[int, Line]]
     asked: list[int]
 
