@@ -111,12 +111,12 @@ class RunFolder:
             text = self.metrics_file.read_text(encoding="utf-8")
         except OSError:
             return []
-        lines = []
+        lines, decode = [], json.JSONDecoder().decode
         for line in text.splitlines():
             if holding not in line:
                 continue
             try:
-                lines.append(json.loads(line))
+                lines.append(decode(line))
             except ValueError:
                 continue
         return [line for line in lines if isinstance(line, dict) and "step" in line]
