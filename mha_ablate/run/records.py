@@ -6,6 +6,7 @@ A report over a thousand runs writes more than a million.
 
 from __future__ import annotations
 
+import math
 import struct
 from functools import lru_cache
 
@@ -101,7 +102,7 @@ def varint(value: int) -> bytes:
 def moment(step: int, wall_time: float) -> bytes:
     """The fields of an event that say when it was; a field of zero is left out, as everywhere in protocol buffers."""
     at = b"\x09" + struct.pack("<d", wall_time) if wall_time else b""
-    return at + b"\x10" + varint(step) if step else at
+    return at + b"\x10" + varint(int(step)) if step else at
 
 
 @lru_cache(maxsize=256)
@@ -115,4 +116,8 @@ def _summary_of(tag: str) -> bytes:
 
 def scalar(tag: str, value: float, step: int, wall_time: float) -> bytes:
     """An event that holds one point of one curve: `Event(wall_time, step, Summary(Value(tag, simple_value)))`."""
-    return moment(step, wall_time) + _summary_of(tag) + _FLOAT.pack(value)
+    try:
+        single = _FLOAT.pack(value)
+    except OverflowError:  # beyond single precision
+        single = _FLOAT.pack(math.copysign(math.inf, value))
+    return moment(step, wall_time) + _summary_of(tag) + single
