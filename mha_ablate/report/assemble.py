@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from mha_ablate.config.flat import flat
 from mha_ablate.data.corpus import bits_per_byte, unseen_words
 from mha_ablate.errors import RequestError, nearest
 from mha_ablate.report.sentence import sentence
 from mha_ablate.stats.paired import Paired, paired
 from mha_ablate.stats.verdict import Verdict, decide
-from mha_ablate.study.cell import flat
 from mha_ablate.study.collect import Run, Study
 
 METRIC = "validation loss in nats per token, whole split, at the last step"
@@ -52,6 +52,7 @@ def assemble(study: Study, *, baseline: str | None = None, margin: float | None 
     everything = decide(contrasts, margin=margin, incomplete=incomplete)
     verdicts |= {arm: everything[arm] for arm in contrasts.keys() - planned.keys()}
     arms = [_arm(study, arm, base, losses, contrasts, verdicts, incomplete) for arm in _ordered(study, base)]
+    setting = _setting(study)
     report: dict[str, Any] = {
         "study": plan.get("study", study.folder.path.name),
         "name": study.folder.path.resolve().name,
@@ -59,10 +60,10 @@ def assemble(study: Study, *, baseline: str | None = None, margin: float | None 
         "metric": METRIC,
         "margin": margin,
         "plan_hash": plan.get("hash"),
-        "setting": _setting(study),
+        "setting": setting,
         "arms": arms,
-        "bits_per_byte": bits_per_byte(_setting(study)["text"]),
-        "notes": _notes(study),
+        "bits_per_byte": bits_per_byte(setting["text"]),
+        "notes": _notes(study, setting),
         "provenance": _provenance(study),
     }
     report["sentence"] = sentence(report)
@@ -203,7 +204,7 @@ def _setting(study: Study) -> dict[str, Any]:
     }
 
 
-def _notes(study: Study) -> list[str]:
+def _notes(study: Study, setting: dict[str, Any]) -> list[str]:
     """What a reader must know before believing the numbers."""
     notes = []
     for key in ("precision", "device", "threads", "versions"):
@@ -211,7 +212,7 @@ def _notes(study: Study) -> list[str]:
         if len(seen) > 1:
             notes.append(f"runs differ in {key}: {'; '.join(sorted(seen))}")
     for key in ("trainer.steps", "trainer.batch_size"):
-        values = _setting(study)["differs"].get(key)
+        values = setting["differs"].get(key)
         if values:
             notes.append(f"runs differ in {key}: {', '.join(map(str, values))}")
     if study.plan and study.plan.get("earlier"):
@@ -224,7 +225,7 @@ def _notes(study: Study) -> list[str]:
     unplanned = [arm for arm in study.arms if study.plan and arm not in study.plan["arms"]]
     if unplanned:
         notes.append(f"exploratory, because the plan does not hold them: {', '.join(unplanned)}")
-    same = _setting(study)["same"]
+    same = setting["same"]
     if same.get("optim.warmup_steps", 0) >= same.get("trainer.steps", 1):
         notes.append("optim.warmup_steps is not below trainer.steps: the rate never reaches its peak")
     for state, word in (("running", "unfinished"), ("failed", "failed"), ("diverged", "diverged")):
@@ -232,7 +233,7 @@ def _notes(study: Study) -> list[str]:
         if named:
             shown = ", ".join(named[:5]) + (" ..." if len(named) > 5 else "")
             notes.append(f"{len(named)} run(s) {word}: {shown}")
-    if strange := unseen_words(_setting(study)["text"]):
+    if strange := unseen_words(setting["text"]):
         notes.append(strange)
     return notes
 

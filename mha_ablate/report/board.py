@@ -15,7 +15,10 @@ from mha_ablate.study.collect import Run, Study
 
 
 def rebuild_events(study: Study, report: dict[str, Any]) -> None:
-    """Derive every finished run's event file anew from its metrics.jsonl, with its delta to the baseline step by step."""
+    """Derive every finished run's event file from its metrics.jsonl, with its delta to the baseline step by step.
+
+    A file that says all this already is left alone: a thousand runs take a while, and most have not changed.
+    """
     base = {run.seed: run.curve for run in study.of(report["baseline"])}
     costs = {arm["arm"]: arm["cost"] for arm in report["arms"]}
     for run in study.runs:
@@ -27,7 +30,8 @@ def rebuild_events(study: Study, report: dict[str, Any]) -> None:
         started = float(about.get("started", 0.0))
         rebuild(
             run.folder.path,
-            run.folder.lines(),
+            run.folder.lines,
+            lines_digest=run.folder.digest(),
             hparams=_hparams(run),
             session=f"{run.arm}/seed={run.seed}",
             results=_results(run, costs[run.arm]),

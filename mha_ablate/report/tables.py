@@ -99,8 +99,7 @@ def runs_csv(study: Study) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("arm", "seed", "state", "step", "tokens", "gflop", "train_s", "val_loss"))
     for run in study.runs:
-        for line in run.folder.lines():
-            if line.get("loss/val") is not None:
-                known = (line.get(k) for k in ("step", "tokens", "gflop", "train_s", "loss/val"))
-                writer.writerow((run.arm, run.seed, run.state, *known))
+        for line in run.evaluations:
+            known = (line.get(k) for k in ("step", "tokens", "gflop", "train_s", "loss/val"))
+            writer.writerow((run.arm, run.seed, run.state, *known))
     return out.getvalue()

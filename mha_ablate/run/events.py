@@ -8,9 +8,16 @@ TensorBoard has no choice of x axis beyond steps and time, so `loss/val` has twi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from mha_ablate.run import records
 
 AXES = {"tokens": ("tokens", 1.0), "gflop": ("gflop", 1.0), "train_ms": ("train_s", 1000.0)}
 PLAIN = ("step", "tokens", "gflop", "wall_time", "train_s")
@@ -25,10 +32,17 @@ RESULTS = {
 }
 
 
+FILES = "events.out.tfevents*"
+FORMAT = 1  # of rebuilt files: to be raised when the same lines and results are to give other events
+
+
 class EventWriter:
-    """One run's event file."""
+    """One run's event file, written while the run goes on."""
 
     def __init__(self, folder: Path) -> None:
+        self._open(folder)
+
+    def _open(self, folder: Path) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self.writer = EventFileWriter(str(folder), max_queue_size=1000, flush_secs=5)
@@ -80,6 +94,36 @@ class EventWriter:
         self.writer.add_event(Event(wall_time=wall_time, step=int(step), summary=summary))
 
 
+class EventFile(EventWriter):
+    """The event file of a run that has ended, written in one go: whole or not at all."""
+
+    def _open(self, folder: Path) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+
+        self.folder = folder
+        self.messages = [Event(file_version="brain.Event:2").SerializeToString()]
+
+    def scalar(self, tag: str, value: float, step: int, wall_time: float) -> None:
+        """One point of one curve."""
+        self.messages.append(records.scalar(tag, value, step, wall_time))
+
+    def _add(self, summary: Any, step: int, wall_time: float) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+
+        self.messages.append(Event(wall_time=wall_time, step=step, summary=summary).SerializeToString())
+
+    def save(self, mark: str) -> None:
+        """Put the file in the place of the older ones. Its name ends with `mark` and its size."""
+        content = records.framed(self.messages)
+        scratch = self.folder / f".events.{os.getpid()}.tmp"  # a name that TensorBoard does not read
+        scratch.write_bytes(content)
+        for old in self.folder.glob(FILES):
+            old.unlink()
+        # TensorBoard reads the files of a folder by name: the time in front lets a running one find what is new.
+        scratch.replace(self.folder / f"events.out.tfevents.{time.time():020.9f}.{mark}.{len(content)}")
+
+
+@lru_cache(maxsize=1)
 def _experiment() -> Any:
     """The description of the hparams table: arm first, then what else differs, then the results."""
     from tensorboard.plugins.hparams import metadata, plugin_data_pb2, summary_v2
@@ -97,22 +141,28 @@ def _experiment() -> Any:
 
 def rebuild(
     folder: Path,
-    lines: Iterable[dict[str, Any]],
+    lines: Callable[[], Iterable[dict[str, Any]]],
     *,
+    lines_digest: str,
     hparams: dict[str, Any],
     session: str,
     results: dict[str, float],
     deltas: dict[int, float],
     ok: bool,
     times: tuple[float, float],
-) -> None:
-    """Replace a run's event file by one made from its lines, its results and its deltas to the baseline by step."""
-    for old in folder.glob("events.out.tfevents*"):
-        old.unlink()
-    writer = EventWriter(folder)
+) -> bool:
+    """Replace a run's event file by one made from its lines, its results and its deltas to the baseline by step.
+
+    A file that was made from just these is left as it is, and `lines` is not called; returns whether one was made.
+    """
+    about = [FORMAT, lines_digest, {k: hparams[k] for k in HPARAMS}, session, results, list(deltas.items()), ok, times]
+    mark = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    if _is_made(folder, mark):
+        return False
+    writer = EventFile(folder)
     writer.hparams(hparams, session, times[0])
     last = 0
-    for line in lines:
+    for line in lines():
         writer.line(line)
         last = line["step"]
         if line.get("loss/val") is not None and last in deltas:
@@ -120,4 +170,11 @@ def rebuild(
     for tag, value in results.items():
         writer.scalar(tag, value, last, times[1])
     writer.end(ok, times[1])
-    writer.close()
+    writer.save(mark)
+    return True
+
+
+def _is_made(folder: Path, mark: str) -> bool:
+    """Whether the one event file of a folder bears this mark, and is as long as it was when it was written."""
+    found = list(folder.glob(FILES))
+    return len(found) == 1 and found[0].name.endswith(f".{mark}.{found[0].stat().st_size}")

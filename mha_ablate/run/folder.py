@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -94,16 +95,28 @@ class RunFolder:
             file.unlink(missing_ok=True)
         shutil.rmtree(self.weights_file.parent, ignore_errors=True)
 
-    def lines(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl in order; a line that cannot be read, such as a last one that was cut short, is left out."""
+    def digest(self) -> str:
+        """What tells one content of metrics.jsonl from another; empty where there is none."""
+        try:
+            return hashlib.sha256(self.metrics_file.read_bytes()).hexdigest()
+        except OSError:
+            return ""
+
+    def lines(self, holding: str = "") -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl in order; a line that cannot be read, such as a last one that was cut short, is left out.
+
+        With `holding`, only lines in which that word stands: most lines of a long run hold no evaluation.
+        """
         try:
             text = self.metrics_file.read_text(encoding="utf-8")
         except OSError:
             return []
-        lines = []
+        lines, decode = [], json.JSONDecoder().decode
         for line in text.splitlines():
+            if holding not in line:
+                continue
             try:
-                lines.append(json.loads(line))
+                lines.append(decode(line))
             except ValueError:
                 continue
         return [line for line in lines if isinstance(line, dict) and "step" in line]

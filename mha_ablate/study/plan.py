@@ -18,7 +18,7 @@ from mha_ablate.corpora import corpus_of, pinned
 from mha_ablate.data.corpus import Corpus
 from mha_ablate.data.text import Watch, unwatched
 from mha_ablate.errors import RequestError
-from mha_ablate.run.folder import StudyFolder, read_json, write_json
+from mha_ablate.run.folder import FINISHED, StudyFolder, read_json, write_json
 from mha_ablate.study.cell import Cell
 
 NOT_AN_ARMS = ("seed", "data_seed", "study", "outputs", "name", "data", "tokenizer")
@@ -70,17 +70,18 @@ def make_plan(
 ) -> Plan:
     """Compose every arm, check every cell, write nothing. Raises RequestError, in one line, for whatever is wrong.
 
-    `while_checking` is called once the request itself is known to be sound, before text and models are looked at;
-    `watch` hears of a text being made ready.
+    `while_checking` is called once the request itself is known to be sound, before text and models are looked at, unless
+    the study seems to be finished; `watch` hears of a text being made ready.
     """
     base = compose(overrides)
     study = base.config.study
     _check_request(overrides, study)
     arms = _compose_arms(overrides, study)
-    while_checking()
-
     name = base.config.name or study.name
     folder = StudyFolder(outputs_of(base.config) / name)
+    if not _seems_finished(folder, study):
+        while_checking()
+
     # One thread per cell: workers then do not disturb each other, and the same cell gives the same bits everywhere.
     one_thread = {a: replace(c.config, trainer=replace(c.config.trainer, threads=1)) for a, c in arms.items()}
     configs = {arm: build.resolved(config) for arm, config in one_thread.items()}
@@ -112,6 +113,14 @@ def make_plan(
     for cell in cells:
         cell.check_folder()
     return Plan(study, folder, configs, cells, corpus)
+
+
+def _seems_finished(folder: StudyFolder, study: StudyConfig) -> bool:
+    """Whether every cell has ended and every arm was timed, going by names and states: hashes take the text, which takes time."""
+    kept = read_json(folder.cost_file)
+    timed = kept.get("arms", {}) if isinstance(kept, dict) else {}
+    ended = (folder.run(arm, seed).read().get("state") in FINISHED for seed in study.seed_list for arm in study.chosen)
+    return set(study.chosen) <= set(timed) and all(ended)
 
 
 def outputs_of(config: RunConfig) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from mha_ablate.study.pool import Worker
 from tests.conftest import Cli
 from tests.integration.process import gone, interrupt, run, start, states, wait_for
 
@@ -89,6 +90,30 @@ def test_more_seeds_keep_the_finished_cells(cli: Cli, small: list[str], tmp_path
     assert refused.code == 2
     assert "name=" in refused.err
     assert refused.err.count("\n") == 1
+
+
+def test_a_finished_study_starts_no_worker(
+    cli: Cli, small: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = ["compare", *small, "study.arms=[dense,none]", "study.seeds=1", "--workers", "1", "--json"]
+    first = cli(*request)
+    assert first.code == 0, first.err
+    started: list[Worker] = []
+
+    def counted(*given: Any) -> Worker:
+        started.append(Worker(*given))
+        return started[-1]
+
+    monkeypatch.setattr("mha_ablate.study.execute.Worker", counted)
+    again = cli(*request)
+    assert (again.code, started) == (0, [])
+    assert again.json == first.json
+
+    (tmp_path / "outputs/fc_out/cost.json").unlink()
+    assert cli(*request).code == 0
+    assert len(started) == 1, "step times are to be measured"
+    assert cli(*request, "study.seeds=2").code == 0
+    assert len(started) == 2, "there is a seed to train"
 
 
 def test_killed_half_way_and_called_again_gives_the_uninterrupted_report(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.conftest import Cli
+from tests.synthetic import write_study
 
 HEAVY = ("torch", "hydra", "omegaconf", "datasets", "tensorboard", "numpy", "matplotlib", "rich", "scipy")
 
@@ -23,6 +25,17 @@ def test_nothing_heavy_is_imported_for_help(argv: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "[] 0"
+
+
+def test_a_report_imports_no_torch(tmp_path: Path) -> None:
+    study = write_study(tmp_path / "study", arms=["dense", "none"], seeds=2, evaluations=2)
+    code = (
+        "import sys\nfrom mha_ablate.report.write import write_report\nfrom pathlib import Path\n"
+        f"write_report(Path({str(study)!r}))\n"
+        "print([m for m in ('torch', 'hydra', 'datasets', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
 @pytest.mark.parametrize("command", ["train", "compare", "report", "board", "list", "doctor"])

@@ -121,6 +121,21 @@ def test_a_torn_last_line_is_left_out(folder: RunFolder, torn: str) -> None:
     assert folder.lines() == [{"step": 1}, {"step": 2}]
 
 
+def test_lines_can_be_asked_for_by_what_they_hold(folder: RunFolder) -> None:
+    folder.metrics_file.write_text('{"step": 1, "a": 1}\n{"step": 2, "b": 2}\n{"step": 3, "a": null}\n{"step": 4, "a"')
+    assert [line["step"] for line in folder.lines(holding="a")] == [1, 3]
+    assert [line["step"] for line in folder.lines()] == [1, 2, 3]
+
+
+def test_a_digest_tells_contents_apart(folder: RunFolder) -> None:
+    seen = [folder.digest()]
+    for content in ("", '{"step": 1}', '{"step": 2}'):
+        folder.metrics_file.write_text(content)
+        seen.append(folder.digest())
+    assert len(set(seen)) == 4
+    assert seen[0] == ""
+
+
 def test_lines_that_are_no_record_are_left_out(folder: RunFolder) -> None:
     folder.metrics_file.write_text('{"step": 1}\n\n3\n{"other": 1}\n{"step": 2}\n')
     assert folder.lines() == [{"step": 1}, {"step": 2}]
@@ -252,16 +267,24 @@ def test_events_have_the_wall_time_of_their_line(folder: RunFolder) -> None:
     assert [e.wall_time for e in read.Scalars("loss/val")] == [lines[0]["wall_time"], lines[2]["wall_time"]]
 
 
-def rebuild_from(folder: RunFolder, *, ok: bool = True, deltas: dict[int, float] | None = None) -> None:
-    rebuild(
+def rebuild_from(
+    folder: RunFolder,
+    *,
+    ok: bool = True,
+    deltas: dict[int, float] | None = None,
+    loss: float = 2.0,
+    ended: float = 1060.0,
+) -> bool:
+    return rebuild(
         folder.path,
-        folder.lines(),
+        folder.lines,
+        lines_digest=folder.digest(),
         hparams={"arm": "none", "fc_out": "none", "seed": "3", "n_heads": "4", "lr": 0.004, "more": "not shown"},
         session="none/seed=3",
-        results={"result/val_loss": 2.0, "result/params_M": 0.75},
+        results={"result/val_loss": loss, "result/params_M": 0.75},
         deltas=deltas or {},
         ok=ok,
-        times=(1000.0, 1060.0),
+        times=(1000.0, ended),
     )
 
 
@@ -289,6 +312,70 @@ def test_rebuilding_again_changes_nothing(folder: RunFolder) -> None:
     rebuild_from(folder, deltas={20: 0.125})
     assert scalars(folder.path) == once
     assert len(event_files(folder.path)) == 1
+
+
+def test_an_event_file_that_says_it_all_is_left_alone(folder: RunFolder) -> None:
+    write_three(folder)
+    assert rebuild_from(folder, deltas={20: 0.125})
+    [made] = event_files(folder.path)
+    before = made.stat()
+    assert not rebuild_from(folder, deltas={20: 0.125})
+    [kept] = event_files(folder.path)
+    assert (kept, kept.stat().st_ino, kept.stat().st_mtime_ns) == (made, before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("changed", [{"ok": False}, {"deltas": {20: 0.25}}, {"loss": 2.5}, {"ended": 1061.0}])
+def test_an_event_file_is_made_anew_where_what_it_says_has_changed(folder: RunFolder, changed: dict[str, Any]) -> None:
+    write_three(folder)
+    rebuild_from(folder, deltas={20: 0.125})
+    [old] = event_files(folder.path)
+    assert rebuild_from(folder, **{"deltas": {20: 0.125}, **changed})
+    [new] = event_files(folder.path)
+    assert new != old
+    assert not rebuild_from(folder, **{"deltas": {20: 0.125}, **changed})
+
+
+def spoil_lines(folder: RunFolder) -> None:
+    folder.metrics_file.write_text(folder.metrics_file.read_text().replace("2.5", "2.75"))
+
+
+def spoil_file(folder: RunFolder) -> None:
+    [made] = event_files(folder.path)
+    made.write_bytes(made.read_bytes()[:-7])
+
+
+def spoil_folder(folder: RunFolder) -> None:
+    (folder.path / "events.out.tfevents.1.host").write_bytes(b"")
+
+
+def remove_file(folder: RunFolder) -> None:
+    event_files(folder.path)[0].unlink()
+
+
+@pytest.mark.parametrize("spoil", [spoil_lines, spoil_file, spoil_folder, remove_file])
+def test_an_event_file_is_made_anew_where_lines_or_files_have_changed(
+    folder: RunFolder, spoil: Callable[[RunFolder], None]
+) -> None:
+    write_three(folder)
+    rebuild_from(folder)
+    spoil(folder)
+    assert rebuild_from(folder)
+    assert len(event_files(folder.path)) == 1
+    assert scalars(folder.path)["loss/train"] == [(line["step"], line["loss/train"]) for line in folder.lines()[1:]]
+    assert not list(folder.path.glob(".*tmp"))
+
+
+def test_an_interrupted_rebuild_leaves_the_older_events(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_three(folder)
+    [old] = event_files(folder.path)
+
+    def stop(messages: list[bytes]) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mha_ablate.run.records.framed", stop)
+    with pytest.raises(KeyboardInterrupt):
+        rebuild_from(folder)
+    assert event_files(folder.path) == [old]
 
 
 @pytest.mark.parametrize("ok", [True, False])
