@@ -5,11 +5,13 @@ from __future__ import annotations
 import glob
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from mha_ablate.config.schema import RunConfig
 from mha_ablate.cost.count import PeakMemory, forward_flops, parameters
@@ -77,7 +79,7 @@ def model_of(config: RunConfig, vocab_size: int, device: str = "cpu") -> GPT:
     """The model, its weights drawn from init_seed (none on the meta device). Raises RequestError for sizes that do not fit."""
     m, attention = config.model, config.attention
     try:
-        with torch.device("meta" if device == "meta" else "cpu"):
+        with torch.device("cpu"), _WithoutValues() if device == "meta" else nullcontext():
             model = GPT(
                 vocab_size=vocab_size,
                 d_model=m.d_model,
@@ -100,7 +102,19 @@ def model_of(config: RunConfig, vocab_size: int, device: str = "cpu") -> GPT:
             )
     except ValueError as error:
         raise RequestError(str(error)) from error
-    return model if device in ("cpu", "meta") else model.to(device)
+    return model if device == "cpu" else model.to(device)
+
+
+class _WithoutValues(TorchFunctionMode):
+    """What is made empty, as parameters are, is made on the meta device.
+
+    The few constants of a model (masks, tables of positions) are computed in earnest and moved there: computing them on
+    the meta device would make torch import its compiler, which takes a second.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **({"device": "meta", **kwargs} if func is torch.empty else kwargs))
 
 
 def optimizer_of(config: RunConfig, model: GPT, dtype: torch.dtype) -> FlatAdamW:
