@@ -5,11 +5,13 @@ from __future__ import annotations
 import glob
 import inspect
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from mha_ablate.config.schema import RunConfig
 from mha_ablate.cost.count import PeakMemory, forward_flops, parameters
@@ -106,7 +108,7 @@ def model_of(config: RunConfig, vocab_size: int, device: str = "cpu", *, explici
     if explicit is None:
         explicit = config.trainer.device == "cpu" and m.context <= EXPLICIT_UP_TO
     try:
-        with torch.device("meta" if device == "meta" else "cpu"):
+        with torch.device("cpu"), _WithoutValues() if device == "meta" else nullcontext():
             model = GPT(
                 vocab_size=vocab_size,
                 d_model=m.d_model,
@@ -129,7 +131,19 @@ def model_of(config: RunConfig, vocab_size: int, device: str = "cpu", *, explici
             )
     except ValueError as error:
         raise RequestError(str(error)) from error
-    return model if device in ("cpu", "meta") else model.to(device)
+    return model if device == "cpu" else model.to(device)
+
+
+class _WithoutValues(TorchFunctionMode):
+    """What is made empty, as parameters are, is made on the meta device.
+
+    The few constants of a model (masks, tables of positions) are computed in earnest and moved there: computing them on
+    the meta device would make torch import its compiler, which takes a second.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        return func(*args, **({"device": "meta", **kwargs} if func is torch.empty else kwargs))
 
 
 def optimizer_of(config: RunConfig, model: GPT | Sequence[GPT], dtype: torch.dtype) -> FlatAdamW:

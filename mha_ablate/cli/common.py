@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,6 +37,8 @@ def epilog(examples: dict[str, str], *groups: str) -> str:
 
 def print_json(value: Any) -> None:
     """JSON on standard output."""
+    import json
+
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
 
 
@@ -57,6 +57,8 @@ def flags(**given: bool) -> list[str]:
 
 def command_line(*words: str) -> str:
     """A command that can be copied into a shell."""
+    import shlex
+
     return shlex.join(("mha-ablate", *words))
 
 

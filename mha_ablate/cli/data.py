@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -112,6 +111,8 @@ SPLITS = {
 
 def _printable(text: str) -> str:
     """Without control characters: a text that somebody else wrote must not steer the terminal."""
+    import unicodedata
+
     return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

@@ -38,6 +38,18 @@ def test_a_report_imports_no_torch(tmp_path: Path) -> None:
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
+def test_a_model_without_values_is_on_the_meta_device_whole_and_imports_no_compiler() -> None:
+    code = (
+        "import sys\nfrom mha_ablate.build import model_of\nfrom mha_ablate.config.compose import compose\n"
+        "for positions in ('learned', 'rope', 'sinusoidal'):\n"
+        "    model = model_of(compose([f'model.positions={positions}']).config, 50, 'meta')\n"
+        "    assert all(t.is_meta for t in (*model.parameters(), *model.buffers())), positions\n"
+        "print([m for m in ('torch._dynamo', 'sympy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
 @pytest.mark.parametrize("command", ["train", "compare", "report", "board", "list", "doctor"])
 def test_every_command_has_help_with_examples(command: str, cli: Cli) -> None:
     said = cli(command, "--help")
