@@ -11,6 +11,7 @@ from typing import Any
 
 from mha_ablate import build
 from mha_ablate.config.compose import from_plain, to_yaml
+from mha_ablate.config.flat import flat
 from mha_ablate.config.schema import RunConfig, config_hash
 from mha_ablate.corpora import corpus_of
 from mha_ablate.data.batches import sample_stride
@@ -118,14 +119,6 @@ class Cell:
         """The cell that `to_json` described."""
         values = {**plain, "folder": RunFolder(Path(plain["folder"])), "config": from_plain(plain["config"])}
         return cls(**values)
-
-
-def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"model": {"d_ff": 3}}` as `{"model.d_ff": 3}`."""
-    values: dict[str, Any] = {}
-    for key, value in nested.items():
-        values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return values
 
 
 def run_cell(cell: Cell, on_line: OnLine) -> dict[str, Any]:

@@ -90,7 +90,6 @@ def test_without_a_compiler_everything_runs_eagerly(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.skipif(compiled.why_not() is not None, reason=f"torch.compile cannot work here: {compiled.why_not()}")
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch warns of its own code
 def test_a_compiled_loss_is_the_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     eager, quick = gpt(n_layers=1), gpt(n_layers=1)
