@@ -210,27 +210,36 @@ def _step_of(
 
 
 def counted_cost(config: RunConfig, vocab_size: int) -> dict[str, Any]:
-    """Parameters, FLOPs per token and peak memory of one training step, counted on the meta device.
+    """What can be counted of a cell before it runs: `counted_work`, and `peak_memory_mb` in units of 10^6 bytes."""
+    return {**counted_work(config, vocab_size), "peak_memory_mb": peak_memory(config, vocab_size) / 1e6}
+
+
+def counted_work(config: RunConfig, vocab_size: int) -> dict[str, Any]:
+    """Parameters and FLOPs per token.
 
     `flops_per_token` is the forward pass, `train_flops_per_token` three times that (each matmul has two in its
-    backward). `peak_memory_mb` holds weights, masters, moments, gradients and activations, in units of 10^6 bytes.
+    backward). One sequence is run in earnest: on the meta device torch imports its compiler, and the first step waits.
     """
-    model = model_of(config, vocab_size, "meta")
-    fused = model_of(config, vocab_size, "meta", explicit=False)  # counts attention whole, tiles skip some of it
-    B, T = config.trainer.batch_size, config.model.context
-    ids = torch.zeros((B, T), dtype=torch.long, device="meta")
-    cost: dict[str, Any] = {
+    model = model_of(config, vocab_size, explicit=False)  # counts attention whole, tiles skip some of it
+    T = config.model.context
+    flops = forward_flops(lambda: model(torch.zeros((1, T), dtype=torch.long))) / T
+    return {
         "params": parameters(model),
         "params_attention": parameters(model, "attention"),
         "params_fc_out": parameters(model, "fc_out"),
         "params_embedding": parameters(model, "tokens") + parameters(model, "positions") + parameters(model, "output"),
-        "flops_per_token": forward_flops(lambda: fused(ids)) / (B * T),
+        "flops_per_token": flops,
+        "train_flops_per_token": 3 * flops,
     }
-    cost["train_flops_per_token"] = 3 * cost["flops_per_token"]
+
+
+def peak_memory(config: RunConfig, vocab_size: int) -> int:
+    """Bytes of one training step at its peak, counted on the meta device: weights, masters, moments, gradients, activations."""
+    model = model_of(config, vocab_size, "meta")
+    ids = torch.zeros((config.trainer.batch_size, config.model.context), dtype=torch.long, device="meta")
     with PeakMemory() as memory:
         _step_of(config, model, SameBatch(ids, ids), hardware_of(config))(0, 1e-3)
-    cost["peak_memory_mb"] = memory.peak / 1e6
-    return cost
+    return memory.peak
 
 
 def matched(config: RunConfig, reference: RunConfig, vocab_size: int) -> RunConfig:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 
 def parameters(model: nn.Module, inside: str = "") -> int:
@@ -32,9 +32,32 @@ def forward_flops(run: Callable[[], Any]) -> int:
     """
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+    with sdpa_kernel(SDPBackend.MATH), _Flops() as counter, torch.no_grad():
         run()
-    return counter.get_total_flops()
+    return counter.total
+
+
+class _Watching(TorchDispatchMode):
+    """Sees every operation. Unless told not to, torch imports its compiler, which takes a second, to keep it out of a mode."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class _Flops(_Watching):
+    """Adds up what torch's own formulas say of the operations that have one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if formula := flop_registry.get(func.overloadpacket):
+            self.total += formula(*args, **kwargs, out_val=out)
+        return out
 
 
 class _FlashOnMeta(TorchFunctionMode):
@@ -53,7 +76,7 @@ class _FlashOnMeta(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class PeakMemory(TorchDispatchMode):
+class PeakMemory(_Watching):
     """Largest sum of bytes of all tensors alive at once: made inside this context, given to `hold`, or handed on inside
     (a view of an older tensor, a change in place).
 

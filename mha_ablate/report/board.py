@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,7 +31,7 @@ def rebuild_events(study: Study, report: dict[str, Any]) -> None:
         started = float(about.get("started", 0.0))
         rebuild(
             run.folder.path,
-            run.folder.lines,
+            partial(_lines, run),
             lines_digest=run.folder.digest(),
             hparams=_hparams(run),
             session=f"{run.arm}/seed={run.seed}",
@@ -39,6 +40,11 @@ def rebuild_events(study: Study, report: dict[str, Any]) -> None:
             ok=run.state == "ok",
             times=(started, float(about.get("ended", started))),
         )
+
+
+def _lines(run: Run) -> list[dict[str, Any]]:
+    """What there is to be drawn of a run, by step: its evaluations, which are read already, and all else."""
+    return sorted([*run.evaluations, *run.folder.lines(without="loss/val")], key=lambda line: line["step"])
 
 
 def _hparams(run: Run) -> dict[str, Any]:

@@ -19,8 +19,12 @@ from typing import Any
 
 from mha_ablate.run import records
 
-AXES = {"tokens": ("tokens", 1.0), "gflop": ("gflop", 1.0), "train_ms": ("train_s", 1000.0)}
-PLAIN = ("step", "tokens", "gflop", "wall_time", "train_s")
+TWINS = (  # of loss/val: the tag, the key that is its step, the factor to whole numbers
+    ("loss/val_by_tokens", "tokens", 1.0),
+    ("loss/val_by_gflop", "gflop", 1.0),
+    ("loss/val_by_train_ms", "train_s", 1000.0),
+)
+PLAIN = frozenset(("step", "tokens", "gflop", "wall_time", "train_s"))
 DELTA = "cost/delta_val_loss"
 HPARAMS = ("arm", "fc_out", "seed", "n_heads", "lr")
 RESULTS = {
@@ -49,14 +53,14 @@ class EventWriter:
 
     def line(self, line: dict[str, Any]) -> None:
         """The values of one line of metrics.jsonl, and the twins of `loss/val`."""
+        step, wall_time, loss = line["step"], line["wall_time"], line.get("loss/val")
         for tag, value in line.items():
-            if tag not in PLAIN and value is not None:
-                self.scalar(tag, value, line["step"], line["wall_time"])
-        if line.get("loss/val") is not None:
-            for axis, (key, factor) in AXES.items():
+            if value is not None and tag not in PLAIN:
+                self.scalar(tag, value, step, wall_time)
+        if loss is not None:
+            for twin, key, factor in TWINS:
                 if key in line:
-                    at = round(line[key] * factor)
-                    self.scalar(f"loss/val_by_{axis}", line["loss/val"], at, line["wall_time"])
+                    self.scalar(twin, loss, round(line[key] * factor), wall_time)
 
     def scalar(self, tag: str, value: float, step: int, wall_time: float) -> None:
         """One point of one curve."""
@@ -101,20 +105,27 @@ class EventFile(EventWriter):
         from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
         self.folder = folder
-        self.messages = [Event(file_version="brain.Event:2").SerializeToString()]
+        self.parts = [records.framed(Event(file_version="brain.Event:2").SerializeToString())]
+        self.points: list[records.Point] = []
 
     def scalar(self, tag: str, value: float, step: int, wall_time: float) -> None:
         """One point of one curve."""
-        self.messages.append(records.scalar(tag, value, step, wall_time))
+        self.points.append((tag, value, step, wall_time))
 
     def _add(self, summary: Any, step: int, wall_time: float) -> None:
         from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
-        self.messages.append(Event(wall_time=wall_time, step=step, summary=summary).SerializeToString())
+        self._lay_down_points()
+        self.parts.append(records.framed(Event(wall_time=wall_time, step=step, summary=summary).SerializeToString()))
+
+    def _lay_down_points(self) -> None:
+        self.parts.append(records.scalars(self.points))
+        self.points = []
 
     def save(self, mark: str) -> None:
         """Put the file in the place of the older ones. Its name ends with `mark` and its size."""
-        content = records.framed(self.messages)
+        self._lay_down_points()
+        content = b"".join(self.parts)
         scratch = self.folder / f".events.{os.getpid()}.tmp"  # a name that TensorBoard does not read
         scratch.write_bytes(content)
         for old in self.folder.glob(FILES):

@@ -102,10 +102,11 @@ class RunFolder:
         except OSError:
             return ""
 
-    def lines(self, holding: str = "") -> list[dict[str, Any]]:
+    def lines(self, *, holding: str = "", without: str | None = None) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl in order; a line that cannot be read, such as a last one that was cut short, is left out.
 
-        With `holding`, only lines in which that word stands: most lines of a long run hold no evaluation.
+        With `holding`, only lines in which that word stands, with `without` only those in which it does not: to read what is
+        not needed, or has been read, takes time.
         """
         try:
             text = self.metrics_file.read_text(encoding="utf-8")
@@ -113,7 +114,7 @@ class RunFolder:
             return []
         lines, decode = [], json.JSONDecoder().decode
         for line in text.splitlines():
-            if holding not in line:
+            if holding not in line or (without is not None and without in line):
                 continue
             try:
                 lines.append(decode(line))

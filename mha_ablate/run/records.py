@@ -1,4 +1,4 @@
-"""Records of TensorBoard's event files: the frame with its checksums, and the bytes of a scalar, many at once.
+"""Records of TensorBoard's event files: the frame with its checksums, and many scalars at once.
 
 TensorBoard's own writer makes a message object, queues it and computes its checksum in Python, for one scalar at a time.
 A report over a thousand runs writes more than a million.
@@ -6,14 +6,17 @@ A report over a thousand runs writes more than a million.
 
 from __future__ import annotations
 
-import math
 import struct
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 
-SHORT = 128  # bytes up to which checksums are computed side by side; scalars have about fifty
-_FLOAT = struct.Struct("<f")
+Point = tuple[str, float, int, float]  # tag, value, step, wall time
+
+# Where the parts of a scalar's record lie in a row of `scalars`: the frame's header, then the message up to its summary.
+HEADER, TIME, STEP, SUMMARY = slice(0, 12), slice(12, 21), slice(21, 32), 32
+TIME_KEY, STEP_KEY = 0x09, 0x10
 
 
 def _crc_table() -> np.ndarray:
@@ -28,64 +31,35 @@ TABLE = _crc_table()
 ENTRIES: list[int] = TABLE.tolist()
 
 
-def _advance(register: int, data: bytes) -> int:
-    """The register of the checksum after some more bytes."""
+@lru_cache(maxsize=1024)
+def checksum(data: bytes) -> int:
+    """CRC-32C."""
+    register = 0xFFFFFFFF
     for byte in data:
         register = ENTRIES[(register ^ byte) & 0xFF] ^ (register >> 8)
-    return register
+    return register ^ 0xFFFFFFFF
 
 
-# The register after n zero bytes: what the start value alone contributes to the checksum of n bytes.
-STARTS = np.array([_advance(0xFFFFFFFF, bytes(n)) for n in range(SHORT + 1)], dtype=np.uint32)
+def _masked(crc: np.ndarray) -> np.ndarray:
+    """A checksum as records hold it, turned and shifted, as four bytes each: `[n] -> [n, 4]`."""
+    turned = ((crc >> np.uint32(15)) | (crc << np.uint32(17))) + np.uint32(0xA282EAD8)
+    return turned.astype("<u4")[:, None].view(np.uint8)
 
 
-def checksums(messages: list[bytes]) -> bytes:
-    """The masked CRC-32C of each message, four bytes a message, in order."""
-    crcs = np.zeros(len(messages), dtype=np.uint32)
-    short = [i for i, message in enumerate(messages) if len(message) <= SHORT]
-    crcs[short] = _side_by_side([messages[i] for i in short])
-    for i, message in enumerate(messages):
-        if len(message) > SHORT:
-            crcs[i] = _advance(0xFFFFFFFF, message) ^ 0xFFFFFFFF
-    masked = ((crcs >> np.uint32(15)) | (crcs << np.uint32(17))) + np.uint32(0xA282EAD8)
-    return masked.astype("<u4").tobytes()
-
-
-def _side_by_side(messages: list[bytes]) -> np.ndarray:
-    """CRC-32C of short messages, a column of bytes at a time.
-
-    The checksum is linear: with a register of zero, zeros in front change nothing, so that messages of all lengths can be
-    aligned at their ends. The start value is put in afterwards, by length.
-    """
-    if not messages:
-        return np.zeros(0, dtype=np.uint32)
-    lengths = np.fromiter(map(len, messages), dtype=np.intp, count=len(messages))
-    widest = int(lengths.max())
-    aligned = b"".join([message.rjust(widest, b"\0") for message in messages])
-    columns = np.ascontiguousarray(np.frombuffer(aligned, dtype=np.uint8).reshape(len(messages), widest).T)
-    register = np.zeros(len(messages), dtype=np.uint32)
-    for column in columns:
-        register = TABLE[(register ^ column) & np.uint32(0xFF)] ^ (register >> np.uint32(8))
-    return register ^ STARTS[lengths] ^ np.uint32(0xFFFFFFFF)
+def _as_record_holds(data: bytes) -> bytes:
+    return _masked(np.array([checksum(data)], dtype=np.uint32)).tobytes()
 
 
 @lru_cache(maxsize=1024)
 def _header(length: int) -> bytes:
     """The length of a record and its checksum."""
     header = struct.pack("<Q", length)
-    return header + checksums([header])
+    return header + _as_record_holds(header)
 
 
-def framed(messages: list[bytes]) -> bytes:
-    """Messages as the records of an event file."""
-    ends = checksums(messages)
-    return b"".join(
-        [
-            part
-            for i, message in enumerate(messages)
-            for part in (_header(len(message)), message, ends[4 * i : 4 * i + 4])
-        ]
-    )
+def framed(message: bytes) -> bytes:
+    """A message as one record of an event file."""
+    return _header(len(message)) + message + _as_record_holds(message)
 
 
 def varint(value: int) -> bytes:
@@ -98,13 +72,6 @@ def varint(value: int) -> bytes:
     return bytes(groups)
 
 
-@lru_cache(maxsize=64)
-def moment(step: int, wall_time: float) -> bytes:
-    """The fields of an event that say when it was; a field of zero is left out, as everywhere in protocol buffers."""
-    at = b"\x09" + struct.pack("<d", wall_time) if wall_time else b""
-    return at + b"\x10" + varint(int(step)) if step else at
-
-
 @lru_cache(maxsize=256)
 def _summary_of(tag: str) -> bytes:
     """The fields around a scalar, up to its four bytes."""
@@ -114,10 +81,63 @@ def _summary_of(tag: str) -> bytes:
     return b"\x2a" + varint(len(summary) + 4) + summary
 
 
-def scalar(tag: str, value: float, step: int, wall_time: float) -> bytes:
-    """An event that holds one point of one curve: `Event(wall_time, step, Summary(Value(tag, simple_value)))`."""
-    try:
-        single = _FLOAT.pack(value)
-    except OverflowError:  # beyond single precision
-        single = _FLOAT.pack(math.copysign(math.inf, value))
-    return moment(step, wall_time) + _summary_of(tag) + single
+def scalars(points: Sequence[Point]) -> bytes:
+    """The records of many points of curves, in order: `Event(wall_time, step, Summary(Value(tag, simple_value)))` each.
+
+    Every record is a row whose parts stand at fixed places; what a shorter part leaves free is not `used`, and drops out
+    when the rows are laid end to end.
+    """
+    if not points:
+        return b""
+    tags, values, steps, times = zip(*points, strict=True)
+    number = {name: i for i, name in enumerate(dict.fromkeys(tags))}
+    summaries = [_summary_of(name) for name in number]
+    tag = np.array([number[t] for t in tags], dtype=np.intp)
+    end = SUMMARY + max(map(len, summaries))
+    rows = np.zeros((len(points), end + 8), dtype=np.uint8)
+    used = np.ones(rows.shape, dtype=bool)
+
+    _put_times(rows[:, TIME], used[:, TIME], np.array(times, dtype="<f8"))
+    _put_steps(rows[:, STEP], used[:, STEP], np.array(steps, dtype=np.int64))
+    for i, summary in enumerate(summaries):
+        mine = tag == i
+        rows[mine, SUMMARY : SUMMARY + len(summary)] = np.frombuffer(summary, dtype=np.uint8)
+        used[mine, SUMMARY + len(summary) : end] = False
+    with np.errstate(over="ignore"):  # beyond single precision is infinite
+        rows[:, end : end + 4] = np.array(values, dtype=np.float64).astype("<f4")[:, None].view(np.uint8)
+
+    message = slice(SUMMARY - 20, end + 4)
+    lengths = used[:, message].sum(1)
+    for length in np.unique(lengths):
+        rows[lengths == length, HEADER] = np.frombuffer(_header(int(length)), dtype=np.uint8)
+    rows[:, end + 4 :] = _masked(_checksums(rows[:, message], used[:, message]))
+    return rows[used].tobytes()
+
+
+def _put_times(rows: np.ndarray, used: np.ndarray, times: np.ndarray) -> None:
+    """The field of wall times; a field of zero is left out, as everywhere in protocol buffers."""
+    rows[:, 0] = TIME_KEY
+    rows[:, 1:] = times[:, None].view(np.uint8)
+    used[:] = (times != 0)[:, None]
+
+
+def _put_steps(rows: np.ndarray, used: np.ndarray, steps: np.ndarray) -> None:
+    """The field of steps, seven bits a byte, the lowest first."""
+    rows[:, 0] = STEP_KEY
+    used[:] = False
+    used[:, 0] = steps != 0
+    for i in range(1, 1 + -(-int(steps.max()).bit_length() // 7)):
+        more = steps >> 7
+        rows[:, i] = (steps & 0x7F) | np.where(more != 0, 0x80, 0)
+        used[:, i] = steps != 0
+        steps = more
+
+
+def _checksums(rows: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """CRC-32C of the used bytes of every row, a column at a time: `[n]`."""
+    register = np.full(len(rows), 0xFFFFFFFF, dtype=np.uint32)
+    columns, times_used = np.ascontiguousarray(rows.T), used.sum(0)
+    for i in np.flatnonzero(times_used):
+        after = TABLE.take(register.astype(np.uint8) ^ columns[i]) ^ (register >> np.uint32(8))
+        register = after if times_used[i] == len(rows) else np.where(used[:, i], after, register)
+    return register ^ np.uint32(0xFFFFFFFF)

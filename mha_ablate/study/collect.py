@@ -14,7 +14,10 @@ from mha_ablate.run.folder import STATES, RunFolder, StudyFolder, read_json
 
 @dataclass(frozen=True)
 class Run:
-    """A finished or unfinished run: its arm, seed, state, final loss, and the lines that hold a validation loss."""
+    """A finished or unfinished run: its arm, seed, state, final loss, and the lines that hold a validation loss.
+
+    `config` is config.yaml, seeds left aside: it is read once for all runs that are alike but for those.
+    """
 
     arm: str
     seed: int
@@ -71,7 +74,13 @@ def collect(path: Path) -> Study:
     if not found:
         raise RequestError(f"{path} holds no run: give a folder that `mha-ablate compare` or `train` wrote")
     labels = _labels(found, path)
-    runs = [Run(labels[f.path], about["seed"], f, about, _evaluations(f), _config(f)) for f, about in found]
+    configs: dict[str, dict[str, Any]] = {}
+    for f, about in found:
+        if not configs.get(about["arm_hash"]):
+            configs[about["arm_hash"]] = _config(f)
+    runs = [
+        Run(labels[f.path], about["seed"], f, about, _evaluations(f), configs[about["arm_hash"]]) for f, about in found
+    ]
     _check_comparable(runs, path)
     return Study(folder, runs, plan, _costs(folder, runs))
 

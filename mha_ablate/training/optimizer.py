@@ -33,8 +33,7 @@ class FlatAdamW:
         for p, values in self.frozen:
             p.data = values.to(dtype)
         self.decayed = sum(p.numel() for p in self.params[0] if p.dim() >= 2)
-        rows = [torch.cat([p.detach().float().reshape(-1) for p in params]) for params in self.params]
-        self.master = rows[0] if isinstance(model, nn.Module) else torch.stack(rows)
+        self.master = _filled(self.params)[0] if isinstance(model, nn.Module) else _filled(self.params)
         self.working = self.master if dtype == torch.float32 else self.master.to(dtype)
         self.grad = torch.zeros_like(self.working)
         self.collected, self.parts = torch.zeros(0), 0
@@ -117,6 +116,17 @@ class FlatAdamW:
         self._point_to(self.master, None)
         for p, values in self.frozen:
             p.data = values
+
+
+def _filled(params: list[list[nn.Parameter]]) -> Tensor:
+    """The values of S models in fp32, a row for each: `[S, P]`."""
+    first = params[0]
+    buffer = torch.empty(len(params), sum(p.numel() for p in first), device=first[0].device)
+    with torch.no_grad():
+        for row, model in zip(buffer, params, strict=True):
+            for part, p in zip(row.split([p.numel() for p in model]), model, strict=True):
+                part.copy_(p.reshape(-1))
+    return buffer
 
 
 def _matrices_first(model: nn.Module) -> list[nn.Parameter]:

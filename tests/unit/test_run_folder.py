@@ -124,6 +124,7 @@ def test_a_torn_last_line_is_left_out(folder: RunFolder, torn: str) -> None:
 def test_lines_can_be_asked_for_by_what_they_hold(folder: RunFolder) -> None:
     folder.metrics_file.write_text('{"step": 1, "a": 1}\n{"step": 2, "b": 2}\n{"step": 3, "a": null}\n{"step": 4, "a"')
     assert [line["step"] for line in folder.lines(holding="a")] == [1, 3]
+    assert [line["step"] for line in folder.lines(without="a")] == [2]
     assert [line["step"] for line in folder.lines()] == [1, 2, 3]
 
 
