@@ -123,22 +123,21 @@ class Cell:
 
 def run_cell(cell: Cell, on_line: OnLine) -> dict[str, Any]:
     """Train a cell by itself; otherwise as `run_cells`."""
-    return run_cells([cell], lambda _, line: on_line(line), count_memory=True)[0]
+    return run_cells([cell], lambda _, line: on_line(line))[0]
 
 
-def run_cells(cells: Sequence[Cell], on_line: OnCellLine, *, count_memory: bool = False) -> list[dict[str, Any]]:
+def run_cells(cells: Sequence[Cell], on_line: OnCellLine) -> list[dict[str, Any]]:
     """Train cells that differ in their seeds alone, side by side, and leave a complete run folder each; returns their run.json.
 
     An exception is recorded as `failed` in every cell that was not finished by then, then raised. `on_line(cell, line)` receives
     every line of a cell's metrics.jsonl and, when training begins, one that says so: step 0 and `val_tokens`.
-    `count_memory` adds the peak memory of a step to the costs at the end; a study counts it once an arm.
     """
     with ExitStack() as locks:
         for cell in cells:
             locks.enter_context(locked(cell.folder.path))
         runs = [_begun(cell) for cell in cells]
         try:
-            _train_into(cells, runs, on_line, count_memory=count_memory)
+            _train_into(cells, runs, on_line)
         except Exception as error:
             for cell, run in zip(cells, runs, strict=True):
                 if run["state"] == "running":
@@ -157,7 +156,7 @@ def _begun(cell: Cell) -> dict[str, Any]:
     return run
 
 
-def _train_into(cells: Sequence[Cell], runs: list[dict[str, Any]], on_line: OnCellLine, *, count_memory: bool) -> None:
+def _train_into(cells: Sequence[Cell], runs: list[dict[str, Any]], on_line: OnCellLine) -> None:
     """The runs themselves; fills `runs` with what they were and how they ended."""
     config = cells[0].config
     hardware = build.hardware_of(config)
@@ -196,8 +195,6 @@ def _train_into(cells: Sequence[Cell], runs: list[dict[str, Any]], on_line: OnCe
             log_every=config.trainer.log_every,
         )
     take_step.optimizer.release()
-    if count_memory:
-        cost["peak_memory_mb"] = build.peak_memory(config, corpus.vocab_size) / 1e6
     for cell, run, model, outcome in zip(cells, runs, models, outcomes, strict=True):
         info = {"step": outcome.step, "vocab_size": corpus.vocab_size}
         save_weights(cell.folder, model, info, corpus.tokenizer.state)

@@ -50,7 +50,10 @@ def single_cell(overrides: list[str], watch: Watch = unwatched) -> Cell:
 
 
 def run_single(cell: Cell, observer: Observer) -> dict[str, Any]:
-    """Run it in this process, as a study of one cell; returns its run.json."""
+    """Run it in this process, as a study of one cell; returns its run.json.
+
+    The peak memory of a step is counted last: it takes a second in which torch gets ready for that.
+    """
     progress = Progress([cell])
     progress.begin(cell, time.monotonic())
     observer.training(progress)
@@ -59,4 +62,7 @@ def run_single(cell: Cell, observer: Observer) -> dict[str, Any]:
         progress.hear(cell, line, time.monotonic())
         observer.training(progress)
 
-    return run_cell(cell, on_line)
+    run = run_cell(cell, on_line)
+    run["cost"]["peak_memory_mb"] = build.peak_memory(cell.config, run["text"]["vocab_size"]) / 1e6
+    cell.folder.write(run)
+    return run
