@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mha_ablate.study.execute import Pool
     from mha_ablate.study.observer import Observer
     from mha_ablate.study.plan import Plan
+    from mha_ablate.study.replay import Replay
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,19 @@ def conduct_run(overrides: list[str], *, observer: Observer) -> tuple[Path, dict
         from mha_ablate.study.single import run_single, single_cell
 
         cell = single_cell(overrides, observer.reading)
-        done_before = cell.is_done()
+        if done_before := cell.is_done():
+            cell.folder.tidy()
         return cell.folder.path, cell.folder.read() if done_before else run_single(cell, observer), done_before
+
+
+def conduct_replay(path: Path, *, observer: Observer) -> Replay:
+    """Train the finished run at `path` once more and compare. Raises as `conduct` does."""
+    with interruptible():
+        observer.checking()
+        from mha_ablate.run.folder import RunFolder
+        from mha_ablate.study.replay import replay
+
+        return replay(RunFolder(path), observer)
 
 
 def _text_at_hand(overrides: list[str], observer: Observer) -> None:

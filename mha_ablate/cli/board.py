@@ -24,6 +24,9 @@ def board(
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Default: 6006, or the next one that is free.")
     ] = None,
+    host: Annotated[
+        str, typer.Option(metavar="ADDRESS", help="Who can connect: by default this machine alone. TensorBoard asks nobody for a password.")
+    ] = "127.0.0.1",
     as_json: Json = False,
 ) -> None:
     """Serve TensorBoard on 127.0.0.1 and print the link that shows cost/delta_val_loss first. Ctrl-C ends it."""
@@ -36,7 +39,7 @@ def board(
 
     if not folder.is_dir() or not any(folder.rglob("events.out.tfevents*")):
         raise RequestError(f"{folder} holds no TensorBoard events: give a folder that `compare` or `train` wrote")
-    url = serve(folder, port)
+    url = serve(folder, port, host)
     link = deep_link(url)
     if as_json:
         print_json({"url": url, "link": link})

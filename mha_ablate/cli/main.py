@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mha_ablate import __version__
-from mha_ablate.cli import board, compare, data, doctor, errors, report, train
+from mha_ablate.cli import board, compare, data, doctor, errors, replay, report, train
 from mha_ablate.cli import list as listing
 
 app = typer.Typer(
@@ -47,6 +47,9 @@ app.command(
 )(compare.compare)
 app.command("train", short_help="Train one model and leave a run folder.", epilog=train.EPILOG)(train.train)
 app.command("report", short_help="Compare the runs of a folder.", epilog=report.EPILOG)(report.report)
+app.command("replay", short_help="Train a finished run again and compare it bit for bit.", epilog=replay.EPILOG)(
+    replay.replay
+)
 app.command("board", short_help="Serve TensorBoard with the comparison in view.", epilog=board.EPILOG)(board.board)
 app.add_typer(data.app, name="data", short_help="Look at a text, or fetch and tokenise it ahead of training.")
 app.command("list", short_help="Show what can be chosen.", epilog=listing.EPILOG)(listing.list_)

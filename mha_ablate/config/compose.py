@@ -7,7 +7,10 @@ checked against the schema, so that a key that nobody reads cannot slip in; and 
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 HUB_TEXT = tuple(f"data.hub.{key}" for key in ("name", "config", "revision", "column", "join"))
+ALLOW_ENV = "MHA_ABLATE_ALLOW_ENV"
 FREE_TEXT = ("data.path", "data.sha256", "data.licence", *HUB_TEXT, "outputs", "name")  # values that may hold anything
 
 
@@ -41,7 +45,7 @@ def compose_many(requests: list[list[str]]) -> list[Composed]:
     from hydra import initialize_config_dir
 
     results = []
-    with initialize_config_dir(str(configs_dir()), job_name="mha_ablate", version_base="1.3"):
+    with _environment_closed(), initialize_config_dir(str(configs_dir()), job_name="mha_ablate", version_base="1.3"):
         for overrides in requests:
             readable = [bare_value_quoted(o) for o in overrides]
             _check_overrides(readable)
@@ -51,6 +55,29 @@ def compose_many(requests: list[list[str]]) -> list[Composed]:
                 raise RequestError(_explain(error)) from error
             results.append(Composed(_typed(composed), dict(composed.hydra.runtime.choices)))
     return results
+
+
+@contextmanager
+def _environment_closed() -> Iterator[None]:
+    """Inside, `${oc.env:NAME}` reads only variables named in $MHA_ABLATE_ALLOW_ENV (NAME,NAME).
+
+    Configurations travel between people and end up in run folders: they must not carry off what is in an environment.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.resolvers import oc
+
+    def env(name: str, *default: Any) -> Any:
+        if name not in os.environ.get(ALLOW_ENV, "").split(","):
+            raise RequestError(
+                f"${{oc.env:{name}}}: settings may not read the environment; {ALLOW_ENV}={name} in front of the command allows it"
+            )
+        return oc.env(name, *default)
+
+    OmegaConf.register_new_resolver("oc.env", env, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 def bare_value_quoted(override: str) -> str:
@@ -200,6 +227,8 @@ def _explain(error: Exception) -> str:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         options = sorted(o for o in error.options if o)
         return f"{group}={name}: no such choice{nearest(name, options)}; {group} is one of {', '.join(options)}"
+    if isinstance(error.__cause__, RequestError):
+        return str(error.__cause__)
     chain = [e for e in (error, error.__cause__) if isinstance(e, OmegaConfBaseException)]
     if chain:
         cause = chain[0]

@@ -209,12 +209,14 @@ class TrainerConfig:
     precision: str
     threads: int | None
     compile: Any  # true, false or "auto"
+    save_every_s: float
 
     def __post_init__(self) -> None:
         if self.compile != "auto" and not isinstance(self.compile, bool):
             raise ValueError(f"trainer.compile={self.compile} is not one of auto, true, false")
         for key in ("steps", "batch_size", "eval_every", "log_every", "threads"):
             at_least(f"trainer.{key}", getattr(self, key), 1)
+        at_least("trainer.save_every_s", self.save_every_s, 0)
         at_most("trainer.threads", self.threads, 4096)
         one_of("trainer.device", self.device, ("auto", "cpu", "cuda"))
         one_of("trainer.precision", self.precision, ("auto", "fp32", "bf16"))
@@ -320,6 +322,7 @@ class RunConfig:
         whole = asdict(self)
         for key in ("study", "outputs", "name", "seed", "match", "data", "tokenizer"):
             del whole[key]
+        del whole["trainer"]["save_every_s"]
         whole["init_seed"], whole["data_seed"] = self.seeds
         whole["model"]["d_ff"], whole["model"]["head_dim"] = self.model.width_of_mlp, self.model.width_of_head
         whole["optim"]["min_lr"] = self.optim.final_lr

@@ -11,12 +11,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 FORMAT = 3  # raised whenever files of the cache change their meaning
 WRITING = ".mha_ablate-writing-"
+SEAL = "seal.json"
 
 
 def cache_dir() -> Path:
@@ -42,6 +44,7 @@ def written(place: Path, write: Callable[[Path], None], read: Callable[[Path], T
         _remove_leftovers(place.parent)
         with _scratch(place.parent) as folder:
             write(folder)
+            _seal(folder)
             result = read(folder)
             if place.is_dir():  # there, but it could not be read: replace it
                 shutil.rmtree(place, ignore_errors=True)
@@ -53,7 +56,46 @@ def written(place: Path, write: Callable[[Path], None], read: Callable[[Path], T
     except OSError:
         with _scratch(None) as folder:
             write(folder)
+            _seal(folder)
             return read(folder)
+
+
+def _seal(folder: Path) -> None:
+    """Note the checksum of every file, and have all of them on the disk."""
+    sums = {file.name: _sha256(file) for file in sorted(folder.iterdir())}
+    (folder / SEAL).write_text(json.dumps(sums, indent=2), encoding="utf-8")
+    for path in (*folder.iterdir(), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def check_seal(folder: Path) -> None:
+    """Raise ValueError where a file is not what was once written; OSError where one is missing.
+
+    What was found whole is not read again by this process unless it changes.
+    """
+    sums = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+    if not isinstance(sums, dict) or not sums:
+        raise ValueError(f"{folder}: its seal is broken")
+    for name, expected in sums.items():
+        file = folder / Path(name).name
+        about = file.stat()
+        if _sha256_of(file, about.st_size, about.st_mtime_ns, about.st_ino) != expected:
+            raise ValueError(f"{file} is not what was written")
+
+
+@lru_cache(maxsize=256)
+def _sha256_of(file: Path, size: int, changed: int, inode: int) -> str:  # noqa: ARG001
+    """The checksum; what a file's size, time and place say makes a changed one another request."""
+    return _sha256(file)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager

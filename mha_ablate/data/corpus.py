@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mha_ablate.data import tokenizers
-from mha_ablate.data.cache import place_of, written
+from mha_ablate.data.cache import check_seal, place_of, written
 from mha_ablate.data.sources import Source, open_text
 from mha_ablate.data.text import Survey, Text, Watch, split_pieces, survey, unwatched
 from mha_ablate.data.tokenizers import Tokenizer, Tokens, cut_between_words, evenly, tokenizer_sha256
@@ -285,6 +285,7 @@ def _known(request: Request, known: dict[str, Any]) -> Corpus | None:
 
 def _open(folder: Path, about: dict[str, Any]) -> Corpus:
     """The corpus in a folder that `_tokenise` filled; ids stay on disk and are mapped."""
+    check_seal(folder)
     known = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
     tokenizer = tokenizers.tokenizer_from(json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")))
     dtype = tokenizers.smallest_dtype(tokenizer.vocab_size)

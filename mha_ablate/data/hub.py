@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mha_ablate.data.cache import place_of, written
+from mha_ablate.data.cache import check_seal, place_of, written
 from mha_ablate.data.reach import endpoint, why_silent, why_unreachable
 from mha_ablate.data.text import PIECE, Text, Watch, first_characters, limits_of_parts, unwatched
 
@@ -104,6 +104,7 @@ def _place(wanted: HubData, max_chars: int | None) -> Path:
 
 def _open(folder: Path) -> Text:
     """A kept text. Its files stay open for as long as somebody may read them, so that the folder may be moved."""
+    check_seal(folder)
     about = json.loads((folder / "text.json").read_text(encoding="utf-8"))
     streams = [(folder / f"{i}.txt").open(encoding="utf-8", newline="") for i in range(about["parts"])]
 

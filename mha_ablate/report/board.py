@@ -74,14 +74,14 @@ def deep_link(url: str) -> str:
     return f"{url.rstrip('/')}/?pinnedCards={quote(pinned, safe='')}&smoothing=0&runColorGroup={by_arm}#timeseries"
 
 
-def serve(folder: Path, port: int | None) -> str:
-    """Start TensorBoard on 127.0.0.1 in a thread of this process; returns its address. Raises RequestError for a port in use."""
+def serve(folder: Path, port: int | None, host: str = "127.0.0.1") -> str:
+    """Start TensorBoard in a thread of this process; returns its address. Raises RequestError where it cannot listen."""
     import logging
 
     from tensorboard import default, program
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
-    argv = ["", "--logdir", str(folder), "--host", "127.0.0.1", "--samples_per_plugin", "scalars=10000"]
+    argv = ["", "--logdir", str(folder), "--host", host, "--samples_per_plugin", "scalars=10000"]
     if port is not None:
         argv += ["--port", str(port)]
     server = program.TensorBoard(default.get_plugins())

@@ -1,71 +1,129 @@
-"""Final weights: fp32, in safetensors, with a JSON beside them that says what they are."""
+"""Checkpoints: one safetensors file each, whose header holds a JSON that says what it is and a checksum over everything.
+
+One file, because one file can be replaced in one go. Nothing in it is code, and reading it runs none.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mha_ablate.run.folder import RunFolder, read_json, write_atomic, write_json
+from mha_ablate.run.folder import RunFolder, write_atomic
 
-FORMAT = 1
+FORMAT = 2
 
 
-def save_weights(folder: RunFolder, model: nn.Module, info: dict[str, Any], tokenizer: dict[str, str]) -> None:
-    """Write the weights atomically, and the state of the tokenizer that they belong to.
+def save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Write tensors and what is to be known about them, whole or not at all."""
+    from safetensors.torch import save as to_bytes
 
-    Tensors that share memory (tied ones) are stored once, under their first name. A tokenizer that has a `definition`
-    gets a file of its own, for the `tokenizers` library to read.
-    """
-    from safetensors.torch import save_file
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    told = json.dumps({"format": FORMAT, **about}, ensure_ascii=False, allow_nan=False)
+    write_atomic(path, to_bytes(kept, {"about": told, "sha256": _digest(kept, told)}))
 
+
+def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `save` was given. Raises ValueError, in one line, for a file that is missing, broken, altered or of another format."""
+    with _opened(path) as (file, about):
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if file.metadata().get("sha256") != _digest(tensors, file.metadata()["about"]):
+            raise ValueError("its checksum is not that of its content")
+    return tensors, about
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What the header says, nothing else being read or checked. Raises ValueError as `load` does."""
+    with _opened(path) as (_, about):
+        return about
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The file and what it says of itself. Whatever is wrong with it inside becomes one line."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("about", "null"))
+            if not isinstance(about, dict):
+                raise ValueError("nothing in it says what it is")
+            if about.get("format") != FORMAT:
+                raise OtherFormat(f"has format {about.get('format')}, this version reads {FORMAT}")
+            yield file, about
+    except OtherFormat as error:
+        raise ValueError(f"{path.parent.parent}: {path.name} {error}") from None
+    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        reason = "it is missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
+        raise ValueError(f"{path.parent.parent}: no checkpoint that can be read ({path.name}: {reason})") from error
+
+
+class OtherFormat(Exception):
+    """A checkpoint of another version of this package."""
+
+
+def _digest(tensors: Mapping[str, Tensor], about: str) -> str:
+    """SHA-256 over the JSON and over name, type, shape and bytes of every tensor."""
+    digest = hashlib.sha256(about.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def save_weights(path: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
+    """Write a model's weights in fp32. Tensors that share memory (tied ones) are stored once, under their first name."""
     names: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
     tied: dict[str, str] = {}
-    kept: dict[str, torch.Tensor] = {}
+    kept: dict[str, Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         first = names.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
         if first != name:
             tied[name] = first
         else:
-            kept[name] = tensor.detach().float().cpu().contiguous().clone()
-    file = folder.weights_file
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_name(f".{file.name}.tmp")
-    save_file(kept, scratch)
-    scratch.replace(file)
-    state = dict(tokenizer)
-    if definition := state.pop("definition", None):
-        write_atomic(folder.tokenizer_file, definition)
-    write_json(folder.weights_info_file, {"format": FORMAT, "tied": tied, **info, "tokenizer": state})
+            kept[name] = tensor.detach().float()
+    save(path, kept, {"tied": tied, **about})
 
 
-def load_weights(folder: RunFolder, model: nn.Module) -> dict[str, Any]:
-    """Load the weights into a model of the same shape; returns what `save_weights` was told, with the tokenizer's state.
+def load_weights(folder: RunFolder, model: nn.Module, which: Literal["last", "best"] = "last") -> dict[str, Any]:
+    """Load a run's weights into a model of the same shape; returns what `save_weights` was told of them.
 
-    Raises ValueError where the file is missing, of another format, or of another shape.
+    The best are the last unless an earlier evaluation was lower. Raises ValueError where there are none that can be read,
+    and for a model of another shape.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    info = read_json(folder.weights_info_file)
-    if not isinstance(info, dict):
-        raise ValueError(
-            f"{folder.path}: no checkpoint that can be read ({folder.weights_info_file.name} is missing or broken)"
-        )
-    if info.get("format") != FORMAT:
-        raise ValueError(f"{folder.path}: its checkpoint has format {info.get('format')}, this version reads {FORMAT}")
+    best = which == "best" and folder.best_file.exists()
+    tensors, about = load(folder.best_file if best else folder.last_file)
     try:
-        tensors = load_file(folder.weights_file)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder.path}: no checkpoint that can be read ({error})") from error
-    tensors |= {name: tensors[first] for name, first in info.get("tied", {}).items()}
-    try:
+        tensors |= {name: tensors[first] for name, first in about.get("tied", {}).items()}
         model.load_state_dict(tensors)
-    except RuntimeError as error:
+    except (RuntimeError, KeyError) as error:
         raise ValueError(
             f"{folder.path}: its checkpoint is of another model: {' '.join(str(error).split())}"
         ) from error
+    return about
+
+
+def save_tokenizer(folder: RunFolder, state: Mapping[str, str]) -> dict[str, str]:
+    """What a checkpoint has to say of the tokenizer that its tokens come from.
+
+    One that has a `definition` gets a file of its own, for the `tokenizers` library to read.
+    """
+    kept = dict(state)
+    if definition := kept.pop("definition", None):
+        write_atomic(folder.tokenizer_file, definition)
+    return kept
+
+
+def load_tokenizer(folder: RunFolder, about: Mapping[str, Any]) -> dict[str, str]:
+    """The state that `save_tokenizer` was given, from what a checkpoint says and the file beside it."""
+    kept = dict(about["tokenizer"])
     if folder.tokenizer_file.exists():
-        info["tokenizer"]["definition"] = folder.tokenizer_file.read_text(encoding="utf-8")
-    return info
+        kept["definition"] = folder.tokenizer_file.read_text(encoding="utf-8")
+    return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,15 +16,33 @@ STATES = ("running", "ok", "failed", "diverged")
 FINISHED = ("ok", "diverged")
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a whole file or none of it: a temporary neighbour, synced, then renamed over `path`."""
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a whole file or none of it: a temporary neighbour, synced, then renamed over `path`, and the folder synced.
+
+    A neighbour that could not be finished, as on a full disk, is removed; one that a kill left is by `RunFolder.clear_scratch`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with scratch.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    scratch.replace(path)
+    try:
+        with scratch.open("wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        scratch.replace(path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Have the names in a folder survive a power cut, where the file system can promise that."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -66,14 +85,19 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
-    def weights_file(self) -> Path:
-        """The final weights."""
-        return self.path / "checkpoint" / "weights.safetensors"
+    def last_file(self) -> Path:
+        """The weights at the end of the run."""
+        return self.path / "checkpoint" / "last.safetensors"
 
     @property
-    def weights_info_file(self) -> Path:
-        """What is needed to load the weights."""
-        return self.path / "checkpoint" / "checkpoint.json"
+    def best_file(self) -> Path:
+        """The weights at the lowest validation loss, where that was not at the end."""
+        return self.path / "checkpoint" / "best.safetensors"
+
+    @property
+    def state_file(self) -> Path:
+        """All that an unfinished run needs to go on."""
+        return self.path / "checkpoint" / "state.safetensors"
 
     @property
     def tokenizer_file(self) -> Path:
@@ -91,9 +115,26 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove what an unfinished run left, so that it starts anew."""
-        for file in (self.metrics_file, self.run_file, *self.path.glob("events.out.tfevents*")):
+        self.clear_events()
+        self.clear_scratch()
+        for file in (self.metrics_file, self.run_file):
             file.unlink(missing_ok=True)
-        shutil.rmtree(self.weights_file.parent, ignore_errors=True)
+        shutil.rmtree(self.state_file.parent, ignore_errors=True)
+
+    def clear_scratch(self) -> None:
+        """Remove files that a killed process had begun."""
+        for file in (*self.path.glob(".*.tmp"), *self.state_file.parent.glob(".*.tmp")):
+            file.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Remove from a finished run what a process that was killed at its very end may have left."""
+        self.clear_scratch()
+        self.state_file.unlink(missing_ok=True)
+
+    def clear_events(self) -> None:
+        """Remove TensorBoard's files, which can be made again from the metrics."""
+        for file in self.path.glob("events.out.tfevents*"):
+            file.unlink(missing_ok=True)
 
     def digest(self) -> str:
         """What tells one content of metrics.jsonl from another; empty where there is none."""

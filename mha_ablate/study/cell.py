@@ -17,11 +17,12 @@ from mha_ablate.corpora import corpus_of
 from mha_ablate.data.batches import sample_stride
 from mha_ablate.data.corpus import IDENTITY, Corpus
 from mha_ablate.errors import RequestError
-from mha_ablate.run.checkpoint import save_weights
 from mha_ablate.run.folder import FINISHED, RunFolder, this_process, write_atomic
 from mha_ablate.run.lock import locked
-from mha_ablate.run.provenance import provenance
+from mha_ablate.run.provenance import changes, provenance
 from mha_ablate.run.record import Record
+from mha_ablate.run.state import State, find_state
+from mha_ablate.study.keeping import RunKeeper, resume
 from mha_ablate.training.allocator import loaded
 from mha_ablate.training.compiled import forget
 from mha_ablate.training.evaluate import validation_losses
@@ -129,15 +130,17 @@ def run_cell(cell: Cell, on_line: OnLine) -> dict[str, Any]:
 def run_cells(cells: Sequence[Cell], on_line: OnCellLine) -> list[dict[str, Any]]:
     """Train cells that differ in their seeds alone, side by side, and leave a complete run folder each; returns their run.json.
 
+    Cells that were interrupted go on where their states were saved, if all of them were at one step; otherwise from the start.
     An exception is recorded as `failed` in every cell that was not finished by then, then raised. `on_line(cell, line)` receives
-    every line of a cell's metrics.jsonl and, when training begins, one that says so: step 0 and `val_tokens`.
+    every line of a cell's metrics.jsonl and, when training begins, one that says so: the step it begins after and `val_tokens`.
     """
     with ExitStack() as locks:
         for cell in cells:
             locks.enter_context(locked(cell.folder.path))
-        runs = [_begun(cell) for cell in cells]
+        states = _states(cells)
+        runs = [_begun(cell, state, why) for cell, (state, why) in zip(cells, states, strict=True)]
         try:
-            _train_into(cells, runs, on_line)
+            _train_into(cells, runs, [state for state, _ in states if state], on_line)
         except Exception as error:
             for cell, run in zip(cells, runs, strict=True):
                 if run["state"] == "running":
@@ -147,17 +150,35 @@ def run_cells(cells: Sequence[Cell], on_line: OnCellLine) -> list[dict[str, Any]
         return runs
 
 
-def _begun(cell: Cell) -> dict[str, Any]:
-    """The cell's folder, empty but for what is known beforehand; returns its run.json."""
-    cell.folder.clear()
+def _states(cells: Sequence[Cell]) -> list[tuple[State | None, str | None]]:
+    """Where each cell goes on, and why it does not where something was found that cannot be used."""
+    found = [find_state(cell.folder, cell.hash) for cell in cells]
+    if len({state.step if state else 0 for state, _ in found}) > 1:
+        return [(None, why or "the runs that it is trained with were at other steps") for _, why in found]
+    return found
+
+
+def _begun(cell: Cell, state: State | None, why_not: str | None) -> dict[str, Any]:
+    """The cell's folder as it was at `state`, or empty but for what is known beforehand; returns its run.json."""
     run = cell.head()
-    write_atomic(cell.folder.config_file, to_yaml(cell.config, without=("study",)))
+    if state is None:
+        cell.folder.clear()
+        write_atomic(cell.folder.config_file, to_yaml(cell.config, without=("study",)))
+        run |= {"began_anew": why_not} if why_not else {}
+    else:
+        before = cell.folder.read()
+        state.rewind(cell.folder)
+        run |= {"started": before.get("started", run["started"])}
+        run |= {"resumed": [*before.get("resumed", []), {"step": state.step, "at": time.time()}]}
+        run |= {"provenance": before.get("provenance") or {}}
     cell.folder.write(run)
     return run
 
 
-def _train_into(cells: Sequence[Cell], runs: list[dict[str, Any]], on_line: OnCellLine) -> None:
-    """The runs themselves; fills `runs` with what they were and how they ended."""
+def _train_into(
+    cells: Sequence[Cell], runs: list[dict[str, Any]], states: Sequence[State], on_line: OnCellLine
+) -> None:
+    """The runs themselves, from their states if they have any; fills `runs` with what they were and how they ended."""
     config = cells[0].config
     hardware = build.hardware_of(config)
     hardware.prepare()
@@ -167,18 +188,28 @@ def _train_into(cells: Sequence[Cell], runs: list[dict[str, Any]], on_line: OnCe
         **asdict(hardware), device_name=name_of(hardware.device), stacked=len(cells), allocator=loaded()
     )
     for cell, run in zip(cells, runs, strict=True):
+        if "resumed" in run:
+            run["resumed"][-1]["changed"] = changes(run["provenance"], came_from)
         run |= {"text": corpus.summary(), "cost": cost, "provenance": came_from}
         cell.folder.write(run)
 
     forget()  # models of earlier cells
     models = [build.model_of(cell.config, corpus.vocab_size, hardware.device) for cell in cells]
     take_step = build.training_of([cell.config for cell in cells], models, corpus, hardware)
+    start = resume(take_step, states)
     sample = len(corpus.val) / sample_stride(corpus.val, config.model.context)
     with ExitStack() as open_records:
         records = [open_records.enter_context(closing(_record(cell, corpus, cost, take_step.tokens))) for cell in cells]
+        keeper = RunKeeper(cells, records, take_step, corpus, states)
         for cell in cells:
             # Not measured, and not recorded: training begins.
-            on_line(cell, {"step": 0, "val_tokens": len(corpus.val), "sample_tokens": sample})
+            on_line(cell, {"step": start.step, "val_tokens": len(corpus.val), "sample_tokens": sample})
+
+        def write(lane: int, step: int, values: dict[str, float]) -> None:
+            line = records[lane].write(step, values)
+            keeper.look_at(lane, line)
+            on_line(cells[lane], line)
+
         outcomes = train(
             take_step,
             validate=lambda whole: validation_losses(take_step, corpus.val, whole=whole),
@@ -189,19 +220,21 @@ def _train_into(cells: Sequence[Cell], runs: list[dict[str, Any]], on_line: OnCe
                 final=config.optim.final_lr,
                 warmup=config.optim.warmup_steps,
             ),
-            write=lambda lane, step, values: on_line(cells[lane], records[lane].write(step, values)),
+            write=write,
             steps=config.trainer.steps,
             eval_every=config.trainer.eval_every,
             log_every=config.trainer.log_every,
+            start=start,
+            keeper=keeper,
         )
     take_step.optimizer.release()
     for cell, run, model, outcome in zip(cells, runs, models, outcomes, strict=True):
-        info = {"step": outcome.step, "vocab_size": corpus.vocab_size}
-        save_weights(cell.folder, model, info, corpus.tokenizer.state)
+        keeper.finish(cell, model, outcome)
         error = None if outcome.state == "ok" else f"the loss was not finite at step {outcome.step}"
         end = {"state": outcome.state, "error": error, "result": _result(cell.folder, outcome), "ended": time.time()}
         cell.folder.write(run | end)
         run |= end
+        cell.folder.state_file.unlink(missing_ok=True)
 
 
 def _record(cell: Cell, corpus: Corpus, cost: dict[str, Any], tokens_per_step: int) -> Record:

@@ -11,6 +11,7 @@ from typing import Any
 from mha_ablate import build
 from mha_ablate.errors import RunFailed
 from mha_ablate.run.folder import read_json, write_json
+from mha_ablate.run.state import saved_step
 from mha_ablate.study.cell import Cell
 from mha_ablate.study.observer import Observer
 from mha_ablate.study.plan import Plan
@@ -62,13 +63,17 @@ def default_workers() -> int:
 
 
 def groups(cells: Sequence[Cell], lanes: Callable[[Cell], int]) -> list[list[Cell]]:
-    """The cells in groups that differ in their seeds alone, in the order of their first cells, each of at most `lanes(cell)`."""
+    """The cells in groups that differ in their seeds alone, in the order of their first cells, each of at most `lanes(cell)`.
+
+    Cells that go on from a saved state are grouped with those that stand at the same step.
+    """
     made: list[list[Cell]] = []
-    open_of: dict[str, list[Cell]] = {}  # the last group of each arm
+    open_of: dict[tuple[str, int], list[Cell]] = {}  # the last group of each arm at each step
     for cell in cells:
-        group = open_of.get(cell.arm)
+        key = (cell.arm, saved_step(cell.folder) if lanes(cell) > 1 else 0)
+        group = open_of.get(key)
         if group is None or len(group) >= lanes(group[0]):
-            group = open_of[cell.arm] = []
+            group = open_of[key] = []
             made.append(group)
         group.append(cell)
     return made
@@ -103,7 +108,11 @@ def run_cells(plan: Plan, pool: Pool, observer: Observer) -> Progress:
 
     Returns the final state.
     """
-    done = {key_of(c): c.folder.read()["result"]["val_loss"] for c in plan.cells if c.is_done()}
+    done = {}
+    for cell in plan.cells:
+        if cell.is_done():
+            cell.folder.tidy()
+            done[key_of(cell)] = cell.folder.read()["result"]["val_loss"]
     progress = Progress(plan.cells, done, to_be_timed=not costs_are_known(plan))
     lanes = lanes_of(plan, pool.size) if pool.lanes is None else dict.fromkeys(plan.arms, pool.lanes)
     waiting = groups(progress.todo, lambda cell: lanes[cell.arm])

@@ -27,6 +27,7 @@ class CellClock:
     ended: float | None = None
     heard: float | None = None  # when its last line came, and the step of that line
     step: int = 0
+    before: int = 0  # evaluations that an earlier process made, of a run that goes on
     training: float = 0.0  # seconds between lines that were spent on steps
     trained: int = 0  # the steps they were spent on
     evaluations: list[float] = field(default_factory=list)  # of a sample, on the way
@@ -37,7 +38,7 @@ class CellClock:
     def hear(self, line: Mapping[str, Any], now: float) -> None:
         """Take in a line of the cell. Its first one starts the measurement: what was before it is start-up."""
         if self.begun is None:
-            self.begun = now
+            self.begun, self.before = now, line["step"] // self.eval_every
         if "val_tokens" in line:
             self.guess = EVALUATION * line["sample_tokens"] / self.tokens_per_step
             self.samples = line["val_tokens"] / line["sample_tokens"]
@@ -69,7 +70,7 @@ class CellClock:
         if pace is None or self.heard is None:
             return None
         evaluation = fmean(self.evaluations) if self.evaluations else self.guess * pace
-        on_the_way = max(0, (self.steps - 1) // self.eval_every - len(self.evaluations))
+        on_the_way = max(0, (self.steps - 1) // self.eval_every - self.before - len(self.evaluations))
         rest = pace * (self.steps - self.step) + evaluation * (on_the_way + self.samples)
         return max(0.0, rest - (now - self.heard))
 

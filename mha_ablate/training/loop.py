@@ -23,11 +23,39 @@ class Outcome:
     val_loss: float
 
 
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands between two steps, beside its weights: a new one, or one that goes on.
+
+    Seconds of training so far, those of them up to the last line, and the losses since that line, each `[]` or `[S]`.
+    """
+
+    step: int = 0
+    train_s: float = 0.0
+    last_read: float = 0.0
+    losses: Sequence[Tensor] = ()
+
+
+BEGINNING = Position()
+
+
+class Keeper(Protocol):
+    """Saves where a run stands, when it is time for that."""
+
+    def due(self) -> bool:
+        """Whether it is time."""
+        ...
+
+    def save(self, position: Position, lanes: Sequence[int]) -> None:
+        """Save these lanes, those that still train."""
+        ...
+
+
 class Stopwatch:
     """Seconds spent training: evaluation and saving do not count."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds, self.since = device, 0.0, time.perf_counter()
+    def __init__(self, device: torch.device, seconds: float = 0.0) -> None:
+        self.device, self.seconds, self.since = device, seconds, time.perf_counter()
 
     def read(self) -> float:
         """Seconds so far, with the device's queue drained first."""
@@ -94,19 +122,24 @@ def train(
     steps: int,
     eval_every: int,
     log_every: int,
+    start: Position = BEGINNING,
+    keeper: Keeper | None = None,
 ) -> list[Outcome]:
-    """Train every lane for `steps` updates. `write(lane, step, values)` receives every measurement; step counts finished updates.
+    """Train every lane up to update `steps`. `write(lane, step, values)` receives every measurement; step counts finished updates.
 
     `validate(whole)` gives the lanes' validation losses: of a sample on the way, of the whole split after the last step.
     A lane whose training or validation loss is not finite has diverged; the others go on. Between two lines nothing
     waits for the device. Seconds are the stack's: each lane trained on its tokens in that time.
+
+    A run that goes on stands at `start`, its weights and moments with it, and is from there on the run that was never
+    interrupted: everything random is drawn anew from its seed and the step.
     """
     for model in take_step.models:
         model.train()
     lanes = _Lanes(len(take_step.models), write)
-    watch, last_read = Stopwatch(take_step.device), 0.0
-    losses: list[Tensor] = []
-    for done in range(1, steps + 1):
+    watch, last_read = Stopwatch(take_step.device, start.train_s), start.last_read
+    losses = list(start.losses)
+    for done in range(start.step + 1, steps + 1):
         loss, norm = take_step(done - 1, rate(done - 1))
         losses.append(loss)
 
@@ -134,4 +167,7 @@ def train(
             watch.skip()
         if not lanes.training:
             break
+        if keeper is not None and done < steps and keeper.due():
+            keeper.save(Position(done, watch.read(), last_read, losses), lanes.training)
+            watch.skip()
     return lanes.outcomes

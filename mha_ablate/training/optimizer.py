@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,10 @@ class FlatAdamW:
         eps: float = 1e-8,
     ) -> None:
         models = [model] if isinstance(model, nn.Module) else list(model)
+        self.dtype = dtype
         self.params = [_matrices_first(m) for m in models]
+        names = {id(p): name for name, p in models[0].named_parameters()}
+        self.names = [names[id(p)] for p in self.params[0]]
         self.frozen = [(p, p.data) for m in models for p in m.parameters() if not p.requires_grad]
         for p, values in self.frozen:
             p.data = values.to(dtype)
@@ -110,6 +114,44 @@ class FlatAdamW:
             self.parts = 0
         self.grad.zero_()
         return norm
+
+    def snapshot(self, lane: int) -> dict[str, Tensor]:
+        """What one model's updates so far have led to, in fp32: `weights.NAME`, `mean.NAME` and `square.NAME`, views all."""
+        found: dict[str, Tensor] = {}
+        for kind, buffer in self._kept.items():
+            start = 0
+            for name, p in zip(self.names, self.params[lane], strict=True):
+                found[f"{kind}.{name}"] = self._rows(buffer)[lane][start : start + p.numel()].view(p.shape)
+                start += p.numel()
+        return found
+
+    @torch.no_grad()
+    def restore(self, snapshots: Sequence[Mapping[str, Tensor]], steps: int) -> None:
+        """Stand where these snapshots, one a model, were taken, after `steps` updates. Raises ValueError where they do not fit."""
+        for lane, snapshot in enumerate(snapshots):
+            here = self.snapshot(lane)
+            if {k: v.shape for k, v in here.items()} != {k: v.shape for k, v in snapshot.items()}:
+                raise ValueError("a state of other tensors than those of this model")
+            for name, values in snapshot.items():
+                here[name].copy_(values)
+        self.steps.fill_(steps)
+        if self.working is not self.master:
+            self.working.copy_(self.master)
+
+    @property
+    def _kept(self) -> dict[str, Tensor]:
+        return {"weights": self.master, "mean": self.mean, "square": self.square}
+
+    @contextmanager
+    def in_full(self) -> Iterator[None]:
+        """Inside, the models have their fp32 masters, to be saved."""
+        self.release()
+        try:
+            yield
+        finally:
+            self._point_to(self.working, self.grad)
+            for p, values in self.frozen:
+                p.data = values.to(self.dtype)
 
     def release(self) -> None:
         """Give the models their fp32 masters back: what is saved and inspected after training."""

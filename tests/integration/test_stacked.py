@@ -19,6 +19,7 @@ from mha_ablate.errors import RequestError
 from mha_ablate.report.write import write_report
 from mha_ablate.run.lock import locked
 from mha_ablate.study import cell as cell_module
+from mha_ablate.study import keeping
 from mha_ablate.study.cell import Cell, run_cell, run_cells
 from mha_ablate.study.execute import Pool, lanes_of, time_arms
 from mha_ablate.study.execute import run_cells as run_study
@@ -65,7 +66,7 @@ def test_cells_side_by_side_leave_what_they_leave_alone(small: list[str]) -> Non
         assert here["result"]["val_loss"] == pytest.approx(there["result"]["val_loss"], rel=1e-5)
         for mine, theirs in zip(curves(one), curves(other), strict=True):
             assert mine == pytest.approx(theirs, rel=1e-4)
-        a, b = load_file(one.folder.weights_file), load_file(other.folder.weights_file)
+        a, b = load_file(one.folder.last_file), load_file(other.folder.last_file)
         assert a.keys() == b.keys()
         assert all((a[k] - b[k]).abs().max() < 1e-4 for k in a)
         assert {p.name for p in one.folder.path.iterdir()} >= {"config.yaml", "run.json", "metrics.jsonl", "checkpoint"}
@@ -93,14 +94,14 @@ def test_a_folder_that_cannot_be_written_fails_those_that_were_not_finished(
     small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = cells_of(small, "full")
-    save = cell_module.save_weights
+    save = keeping.save_weights
 
-    def disk_full(folder: Any, *rest: Any) -> None:
-        if folder == cells[1].folder:
+    def disk_full(file: Path, *rest: Any) -> None:
+        if file == cells[1].folder.last_file:
             raise OSError(28, "No space left on device")
-        save(folder, *rest)
+        save(file, *rest)
 
-    monkeypatch.setattr(cell_module, "save_weights", disk_full)
+    monkeypatch.setattr(keeping, "save_weights", disk_full)
     with pytest.raises(OSError, match="No space"):
         run_cells(cells, quiet)
     found = [cell.folder.read() for cell in cells]

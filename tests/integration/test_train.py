@@ -25,8 +25,7 @@ def test_a_run_leaves_a_complete_folder(cli: Cli, small: list[str], tmp_path: Pa
         "run.json",
         ".lock",
         "metrics.jsonl",
-        "checkpoint/weights.safetensors",
-        "checkpoint/checkpoint.json",
+        "checkpoint/last.safetensors",
     }
     config = yaml.safe_load((folder / "config.yaml").read_text())
     assert config["trainer"]["precision"] == "fp32"
@@ -66,7 +65,7 @@ def test_the_same_seed_gives_the_same_bits(cli: Cli, small: list[str]) -> None:
     one = cli("train", *small, "name=a", "trainer.threads=1", "model.dropout=0.1", "--json").json
     two = cli("train", *small, "name=b", "trainer.threads=1", "model.dropout=0.1", "--json").json
     assert one["result"]["val_loss"] == two["result"]["val_loss"]
-    weights = [Path(r["folder"], "checkpoint/weights.safetensors").read_bytes() for r in (one, two)]
+    weights = [Path(r["folder"], "checkpoint/last.safetensors").read_bytes() for r in (one, two)]
     assert weights[0] == weights[1]
 
 

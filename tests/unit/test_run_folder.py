@@ -19,7 +19,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from torch import nn
 
 from mha_ablate.errors import RequestError
-from mha_ablate.run.checkpoint import load_weights, save_weights
+from mha_ablate.run.checkpoint import describe, load_tokenizer, load_weights, save_tokenizer, save_weights
 from mha_ablate.run.events import DELTA, HPARAMS, RESULTS, rebuild
 from mha_ablate.run.folder import RunFolder, StudyFolder, read_json, this_process, write_atomic, write_json
 from mha_ablate.run.lock import locked
@@ -143,7 +143,7 @@ def test_lines_that_are_no_record_are_left_out(folder: RunFolder) -> None:
 
 
 def test_clear_removes_what_a_run_left_and_nothing_else(folder: RunFolder) -> None:
-    for file in (folder.run_file, folder.metrics_file, folder.weights_file, folder.weights_info_file):
+    for file in (folder.run_file, folder.metrics_file, folder.last_file, folder.state_file):
         write_atomic(file, "x")
     write_atomic(folder.path / "events.out.tfevents.1.host", "x")
     write_atomic(folder.path / "notes.txt", "mine")
@@ -428,8 +428,8 @@ class Net(nn.Module):
             self.second.weight = self.first.weight
 
 
-def saved(folder: RunFolder, model: nn.Module, tokenizer: dict[str, str] | None = None) -> RunFolder:
-    save_weights(folder, model, {"step": 12, "vocab_size": 7}, tokenizer or BYTES)
+def saved(folder: RunFolder, model: nn.Module) -> RunFolder:
+    save_weights(folder.last_file, model, {"step": 12, "vocab_size": 7})
     return folder
 
 
@@ -442,21 +442,39 @@ def test_weights_come_back_with_what_was_said_of_them(folder: RunFolder) -> None
     model, fresh = Net(), Net()
     info = load_weights(saved(folder, model), fresh)
     assert same(model, fresh)
-    assert (info["step"], info["vocab_size"], info["tokenizer"]) == (12, 7, BYTES)
-    assert sorted(f.name for f in folder.weights_file.parent.iterdir()) == ["checkpoint.json", "weights.safetensors"]
+    assert (info["step"], info["vocab_size"]) == (12, 7)
+    assert [f.name for f in folder.last_file.parent.iterdir()] == ["last.safetensors"]
+    assert describe(folder.last_file) == info
+
+
+def test_what_a_checkpoint_says_is_json_that_any_reader_of_safetensors_finds(folder: RunFolder) -> None:
+    from safetensors import safe_open
+
+    with safe_open(saved(folder, Net()).last_file, framework="np") as file:
+        assert json.loads(file.metadata()["about"])["step"] == 12
+
+
+def test_the_best_weights_are_the_last_ones_unless_there_are_better(folder: RunFolder) -> None:
+    last, best, fresh = Net(), Net(), Net()
+    load_weights(saved(folder, last), fresh, "best")
+    assert same(last, fresh)
+    save_weights(folder.best_file, best, {"step": 6})
+    assert load_weights(folder, fresh, "best")["step"] == 6
+    assert same(best, fresh)
+    assert load_weights(folder, fresh)["step"] == 12
+    assert same(last, fresh)
 
 
 @pytest.mark.parametrize(
     "state", [{"kind": "char", "characters": "a\u4e2d"}, {"kind": "bpe", "definition": '{"a": 1}'}]
 )
-def test_the_tokenizer_comes_back_with_the_weights(folder: RunFolder, state: dict[str, str]) -> None:
+def test_the_tokenizer_comes_back(folder: RunFolder, state: dict[str, str]) -> None:
     told = dict(state)
-    assert load_weights(saved(folder, Net(), told), Net())["tokenizer"] == state
+    about = {"tokenizer": save_tokenizer(folder, told)}
+    assert load_tokenizer(folder, about) == state
     assert told == state, "what was given is left as it was"
     assert folder.tokenizer_file.is_file() == ("definition" in state)
-    if "definition" in state:
-        assert folder.tokenizer_file.read_text(encoding="utf-8") == state["definition"]
-        assert state["definition"] not in folder.weights_info_file.read_text(encoding="utf-8"), "it is stored once"
+    assert ("definition" in about["tokenizer"]) is False, "it is stored once"
 
 
 def test_saving_again_replaces(folder: RunFolder) -> None:
@@ -471,7 +489,7 @@ def test_tied_weights_are_stored_once_and_come_back_tied(folder: RunFolder) -> N
 
     model, fresh = Net(tied=True), Net(tied=True)
     saved(folder, model)
-    assert sorted(load_file(folder.weights_file)) == ["first.weight", "table"]
+    assert sorted(load_file(folder.last_file)) == ["first.weight", "table"]
     load_weights(folder, fresh)
     assert same(model, fresh)
     assert fresh.second.weight is fresh.first.weight
@@ -500,49 +518,55 @@ def test_weights_are_stored_in_fp32(folder: RunFolder) -> None:
     from safetensors.torch import load_file
 
     model = Net().to(torch.bfloat16)
-    stored = load_file(saved(folder, model).weights_file)
+    stored = load_file(saved(folder, model).last_file)
     assert {t.dtype for t in stored.values()} == {torch.float32}
     assert torch.equal(stored["first.weight"], model.first.weight.float())
 
 
 def no_file(folder: RunFolder) -> None:
-    folder.weights_file.unlink()
-
-
-def no_info(folder: RunFolder) -> None:
-    folder.weights_info_file.unlink()
+    folder.last_file.unlink()
 
 
 def truncated_file(folder: RunFolder) -> None:
-    folder.weights_file.write_bytes(folder.weights_file.read_bytes()[:-5])
+    folder.last_file.write_bytes(folder.last_file.read_bytes()[:-5])
 
 
 def empty_file(folder: RunFolder) -> None:
-    folder.weights_file.write_bytes(b"")
+    folder.last_file.write_bytes(b"")
 
 
-def truncated_info(folder: RunFolder) -> None:
-    folder.weights_info_file.write_bytes(folder.weights_info_file.read_bytes()[:-5])
+def flipped_bit(folder: RunFolder) -> None:
+    content = bytearray(folder.last_file.read_bytes())
+    content[-3] ^= 1
+    folder.last_file.write_bytes(content)
 
 
-def info_of_another_kind(folder: RunFolder) -> None:
-    folder.weights_info_file.write_text("[]")
+def of_somebody_else(folder: RunFolder) -> None:
+    from safetensors.torch import save_file
+
+    save_file(Net().state_dict(), folder.last_file)
+
+
+def renamed_tensor(folder: RunFolder) -> None:
+    content = folder.last_file.read_bytes()
+    folder.last_file.write_bytes(content.replace(b'"table"', b'"tabel"'))
 
 
 def another_format(folder: RunFolder) -> None:
-    write_json(folder.weights_info_file, {**read_json(folder.weights_info_file), "format": 99})
+    content = folder.last_file.read_bytes()
+    folder.last_file.write_bytes(content.replace(b'\\"format\\": 2', b'\\"format\\": 9'))
 
 
 @pytest.mark.parametrize(
     ("break_it", "said"),
     [
         (no_file, "no checkpoint that can be read"),
-        (no_info, "no checkpoint that can be read"),
         (truncated_file, "no checkpoint that can be read"),
         (empty_file, "no checkpoint that can be read"),
-        (truncated_info, "no checkpoint that can be read"),
-        (info_of_another_kind, "no checkpoint that can be read"),
-        (another_format, "format 99"),
+        (flipped_bit, "checksum"),
+        (of_somebody_else, "no checkpoint that can be read"),
+        (renamed_tensor, "checksum"),
+        (another_format, "has format 9, this version reads 2"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

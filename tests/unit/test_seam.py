@@ -238,7 +238,7 @@ def test_weights_survive_the_checkpoint(make: type[FcOut], qkv: str, tmp_path: P
     optimizer.step(1e-2, 1.0)
     optimizer.release()
     folder = RunFolder(tmp_path)
-    save_weights(folder, model, {"arm": "mine"}, {"kind": "byte"})
+    save_weights(folder.last_file, model, {"arm": "mine"})
 
     other = gpt(make, qkv=qkv, n_layers=3, init_seed=1)
     assert not torch.equal(other(ids), model(ids))

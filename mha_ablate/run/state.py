@@ -1,0 +1,69 @@
+"""The state of an unfinished run: saved on the way, and found again by the process that goes on with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mha_ablate.run import checkpoint
+from mha_ablate.run.folder import RunFolder
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run was at a step, and how much of its metrics had been written by then."""
+
+    step: int
+    tensors: dict[str, Tensor]
+    about: dict[str, Any]
+
+    def rewind(self, folder: RunFolder) -> None:
+        """Cut off what the run wrote after this state: it will be measured once more."""
+        with folder.metrics_file.open("r+b") as stream:
+            stream.truncate(self.about["metrics"]["bytes"])
+        folder.clear_events()
+        folder.clear_scratch()
+
+
+def save_state(
+    folder: RunFolder, *, config_hash: str, step: int, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+) -> None:
+    """Replace the state. `about["metrics"]` says how long metrics.jsonl is, and its SHA-256 (`Record.sync`)."""
+    checkpoint.save(folder.state_file, tensors, {"config_hash": config_hash, "step": step, **about})
+
+
+def find_state(folder: RunFolder, config_hash: str) -> tuple[State | None, str | None]:
+    """The state that a run can go on from, if there is one; otherwise why what there is cannot be used, if there is any."""
+    if not folder.state_file.exists():
+        return None, None
+    try:
+        tensors, about = checkpoint.load(folder.state_file)
+        if about["config_hash"] != config_hash:
+            return None, "its state is that of another configuration"
+        if not _holds(folder, about["metrics"]):
+            return None, "metrics.jsonl is not what it was when the state was saved"
+        return State(int(about["step"]), tensors, about), None
+    except (ValueError, KeyError, TypeError) as error:
+        return None, str(error)
+
+
+def saved_step(folder: RunFolder) -> int:
+    """The step of a run's state, by its header alone; 0 where there is none that can be read."""
+    try:
+        return int(checkpoint.describe(folder.state_file)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 0
+
+
+def _holds(folder: RunFolder, metrics: Mapping[str, Any]) -> bool:
+    """Whether metrics.jsonl begins with what was there when the state was saved."""
+    try:
+        with folder.metrics_file.open("rb") as stream:
+            found = stream.read(metrics["bytes"])
+    except OSError:
+        return False
+    return len(found) == metrics["bytes"] and hashlib.sha256(found).hexdigest() == metrics["sha256"]

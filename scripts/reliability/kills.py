@@ -1,0 +1,154 @@
+"""One request, killed several times on its way to the end, against the same request left in peace."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scripts.reliability.essence import essence, finished
+
+HOOK = Path(__file__).resolve().parent / "hook"
+COMMAND = [sys.executable, "-m", "mha_ablate"]
+TINY = [
+    "model.d_model=16",
+    "model.n_layers=2",
+    "model.n_heads=2",
+    "model.context=8",
+    "trainer.steps=40",
+    "trainer.batch_size=4",
+    "trainer.eval_every=10",
+    "trainer.log_every=5",
+    "trainer.save_every_s=0",  # a state after every step
+    "data.max_chars=20000",
+]
+REQUESTS = {
+    "train": ["train", *TINY],
+    "compare": ["compare", *TINY, "study.arms=[dense,none]", "study.seeds=2"],
+}
+
+
+@dataclass(frozen=True)
+class Where:
+    """What is killed, and where: at a file that matches `files`, or (None) at any moment."""
+
+    who: str  # train | worker | compare
+    phase: str
+    files: str | None = None
+
+    @property
+    def request(self) -> str:
+        """The command that it happens to."""
+        return "train" if self.who == "train" else "compare"
+
+
+PHASES = {
+    "start": r"(config\.yaml|run\.json|plan\.json|\.lock)",
+    "metrics": r"metrics\.jsonl",
+    "TensorBoard": r"(tfevents|\.events\.)",
+    "state": r"checkpoint/.*state\.safetensors",
+    "weights": r"checkpoint/.*(last|best)\.safetensors",
+    "report": r"(/report|cost\.json)",
+}
+OF = {
+    "train": ("start", "metrics", "TensorBoard", "state", "weights"),
+    "worker": ("start", "metrics", "TensorBoard", "state", "weights"),
+    "compare": ("start", "TensorBoard", "report"),
+}
+PLACES = [
+    *(Where(who, phase, PHASES[phase]) for who, phases in OF.items() for phase in phases),
+    *(Where(who, "any moment") for who in OF),
+]
+
+
+@dataclass
+class Tally:
+    """What the kills at one place did: how many hit, how many runs were finished before them, what came out wrong."""
+
+    tried: int = 0
+    hit: int = 0
+    kept: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+
+class Chain:
+    """A request in a folder of its own, to be killed and called again until it ends by itself."""
+
+    def __init__(self, request: str, folder: Path, chance: random.Random, typical: float) -> None:
+        self.words = [*REQUESTS[request], f"outputs={folder}", "--quiet"]
+        self.folder, self.chance, self.typical = folder, chance, typical
+
+    def kill(self, where: Where, tally: Tally) -> None:
+        """Call the request and kill it at a place; whether it was hit, and whether what was finished before still is."""
+        before = finished(self.folder)
+        tally.tried += 1
+        tally.kept += len(before)
+        tally.hit += self._killed(where)
+        after = finished(self.folder)
+        tally.wrong += [f"{name} was finished and is not as it was" for name in before if after.get(name) != before[name]]
+
+    def _killed(self, where: Where) -> bool:
+        env = {**os.environ}
+        if where.files:
+            env |= {
+                "PYTHONPATH": os.pathsep.join([str(HOOK), *filter(None, [os.environ.get("PYTHONPATH")])]),
+                "KILL_AT": f"{where.files}@{self.chance.randint(1, self.chance.choice((2, 8, 60)))}",
+                "KILL_IN": "worker" if where.who == "worker" else "parent",
+            }
+        process = subprocess.Popen(
+            [*COMMAND, *self.words], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        hit = False
+        if not where.files:
+            time.sleep(self.chance.uniform(0, self.typical))
+            victim = process.pid if where.who != "worker" else self.chance.choice([0, *workers_of(process.pid)])
+            hit = bool(victim) and process.poll() is None
+            if hit:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(victim, signal.SIGKILL)
+        code = process.wait(timeout=600)
+        wait_for_workers(self.folder)
+        # A worker that was killed fails its cell, and the study says so by its exit code.
+        return code == -signal.SIGKILL or (where.who == "worker" and code == 1) or (where.who == "worker" and hit)
+
+    def end(self) -> str | None:
+        """Call the request until it ends by itself; returns what it said if that was an error."""
+        said = subprocess.run([*COMMAND, *self.words], capture_output=True, text=True, timeout=600, check=False)
+        return None if said.returncode == 0 else f"exit code {said.returncode}: {said.stderr.strip()[-300:]}"
+
+
+def workers_of(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def wait_for_workers(folder: Path) -> None:
+    """Until no worker holds a run of this folder: those of a killed parent leave by themselves."""
+    import fcntl
+
+    deadline = time.monotonic() + 30
+    for lock in folder.rglob(".lock"):
+        with lock.open("a") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(f"{lock.parent} is still being written 30 s after the kill") from None
+                    time.sleep(0.05)
+
+
+def compared(folder: Path, reference: Path) -> list[str]:
+    """In what two folders of one request differ, clocks and process numbers left aside."""
+    here, there = essence(folder), essence(reference)
+    return [f"{key} is not what an undisturbed call leaves" for key in sorted(here.keys() | there.keys()) if here.get(key) != there.get(key)]

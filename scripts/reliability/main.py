@@ -1,0 +1,99 @@
+"""Kills, counted and put into a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from scripts.reliability.kills import PLACES, REQUESTS, Chain, Tally, Where, compared
+
+PAGE = Path(__file__).resolve().parents[2] / "docs/reliability.md"
+BEGIN, END = "<!-- kills: begin -->", "<!-- kills: end -->"
+IN_A_ROW = 5  # kills before a request may end
+
+
+def main(argv: list[str]) -> int:
+    """Kill as often as `argv` says, and print the table; returns 1 where something was lost."""
+    parser = argparse.ArgumentParser(prog="scripts/kill_test", description=__doc__)
+    parser.add_argument("--kills", type=int, default=len(PLACES), help="how many (default: one at every place)")
+    parser.add_argument("--seed", type=int, default=0, help="of what is drawn: places, moments (default: 0)")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/reliability.md")
+    asked = parser.parse_args(argv)
+    if asked.kills < 1:
+        print("kill_test: --kills must be at least 1", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="mha_ablate-kills-") as scratch:
+        tallies, seconds = kill(asked.kills, random.Random(asked.seed), Path(scratch))
+    text = table(tallies, seconds)
+    if asked.write:
+        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    print(json.dumps(as_json(tallies, seconds), indent=2) if asked.json else text)
+    return int(any(tally.wrong for tally in tallies.values()))
+
+
+def kill(kills: int, chance: random.Random, scratch: Path) -> tuple[dict[Where, Tally], float]:
+    """So many kills, in turn at every place; returns what each place did, and the seconds that all took."""
+    begun = time.monotonic()
+    typical: dict[str, float] = {}
+    for request in REQUESTS:
+        since = time.monotonic()
+        if said := Chain(request, scratch / request, chance, 0).end():
+            raise RuntimeError(f"{request} fails when nothing disturbs it: {said}")
+        typical[request] = time.monotonic() - since
+    tallies = {place: Tally() for place in PLACES}
+    turns = [PLACES[i % len(PLACES)] for i in range(kills)]
+    for request in REQUESTS:
+        mine = [place for place in turns if place.request == request]
+        chance.shuffle(mine)
+        for i in range(0, len(mine), IN_A_ROW):
+            in_a_row(mine[i : i + IN_A_ROW], Chain(request, scratch / f"{request}-{i}", chance, typical[request]), tallies)
+            say(f"{request}: {min(i + IN_A_ROW, len(mine))} of {len(mine)} kills")
+    return tallies, time.monotonic() - begun
+
+
+def in_a_row(places: list[Where], chain: Chain, tallies: dict[Where, Tally]) -> None:
+    """Kill one request at these places, one after the other, let it end, and compare with the request left in peace."""
+    reference = chain.folder.parent / places[0].request
+    for place in places:
+        try:
+            chain.kill(place, tallies[place])
+        except (OSError, ValueError) as error:  # a finished run that cannot be read, or a worker that does not leave
+            tallies[place].wrong.append(f"{type(error).__name__}: {error}")
+    said = chain.end()
+    try:
+        wrong = [said] if said else compared(chain.folder, reference)
+    except (OSError, ValueError) as error:
+        wrong = [f"a file that cannot be read: {error}"]
+    for place in places:
+        tallies[place].wrong += wrong
+    for line in wrong:
+        say(f"WRONG after {', '.join(f'{p.who} at {p.phase}' for p in places)}: {line}")
+
+
+def table(tallies: dict[Where, Tally], seconds: float) -> str:
+    """The table in Markdown."""
+    lines = ["| killed | where | calls | of them hit | finished runs before | lost, counted twice or different in the end |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    for place, tally in tallies.items():
+        lines.append(f"| {place.who} | {place.phase} | {tally.tried} | {tally.hit} | {tally.kept} | {len(tally.wrong)} |")
+    hit, wrong = sum(t.hit for t in tallies.values()), sum(len(t.wrong) for t in tallies.values())
+    return "\n".join([*lines, "", f"{hit} kills in {seconds / 60:.0f} minutes; {wrong} of them lost or changed something."])
+
+
+def as_json(tallies: dict[Where, Tally], seconds: float) -> dict[str, object]:
+    """The same as plain values."""
+    return {
+        "seconds": seconds,
+        "places": [{"killed": p.who, "where": p.phase, **vars(t)} for p, t in tallies.items()],
+    }
+
+
+def say(line: str) -> None:
+    """Progress, on standard error."""
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,207 @@
+"""A run that is interrupted and goes on is, bit for bit, the run that never was: for everything that can be trained."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mha_ablate.config.catalog import choice_names
+from mha_ablate.run import checkpoint
+from mha_ablate.run.folder import RunFolder
+from mha_ablate.study.cell import Cell, run_cell, run_cells
+from mha_ablate.study.plan import make_plan
+from mha_ablate.study.replay import BY_THE_CLOCK
+from mha_ablate.study.single import single_cell
+
+LOCAL = [name for name in choice_names("data") if name == "python_docs"]
+ALWAYS = "trainer.save_every_s=0"  # after every step
+
+
+class Killed(BaseException):
+    """Ends a run as a kill does: nobody catches it, and nothing is tidied up in run.json."""
+
+
+def runs_until(cell: Cell, step: int) -> None:
+    """Begin the run, and be killed when the line of `step` comes."""
+
+    def on_line(line: dict[str, Any]) -> None:
+        if line["step"] >= step and "val_tokens" not in line:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run_cell(cell, on_line)
+    assert cell.folder.read()["state"] == "running"
+
+
+def quiet(*_: Any) -> None:
+    """Hear nothing."""
+
+
+def measured(folder: RunFolder) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in BY_THE_CLOCK} for line in folder.lines()]
+
+
+def assert_same(one: RunFolder, other: RunFolder) -> None:
+    assert measured(one) == measured(other)
+    (a, about_a), (b, about_b) = checkpoint.load(one.last_file), checkpoint.load(other.last_file)
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert about_a == about_b
+    assert one.best_file.exists() == other.best_file.exists()
+    if one.best_file.exists():
+        (a, about_a), (b, about_b) = checkpoint.load(one.best_file), checkpoint.load(other.best_file)
+        assert about_a == about_b
+        assert all(torch.equal(a[k], b[k]) for k in a)
+    for folder in (one, other):
+        names = {f.name for f in folder.path.rglob("*") if f.is_file() and "events" not in f.name}
+        assert names <= {"config.yaml", "run.json", "metrics.jsonl", ".lock", "last.safetensors", "best.safetensors", "tokenizer.json"}
+    keys = ("val_loss", "step", "gflop")
+    assert [one.read()["result"][k] for k in keys] == [other.read()["result"][k] for k in keys]
+
+
+def interrupted_and_whole(overrides: list[str], at: tuple[int, ...]) -> Iterator[RunFolder]:
+    """The folders of one run that was killed at these steps and went on each time, and of one that was not."""
+    cell = single_cell([*overrides, ALWAYS, "name=killed"])
+    for step in at:
+        runs_until(cell, step)
+    run = run_cell(cell, quiet)
+    assert len(run.get("resumed", [])) == len(at), run.get("began_anew")
+    yield cell.folder
+    whole = single_cell([*overrides, "name=whole"])
+    run_cell(whole, quiet)
+    yield whole.folder
+
+
+def check(overrides: list[str], at: tuple[int, ...] = (3,)) -> None:
+    assert_same(*interrupted_and_whole(overrides, at))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("variant", choice_names("fc_out"))
+def test_for_every_variant_and_precision(small: list[str], variant: str, precision: str) -> None:
+    check([*small, f"fc_out={variant}", f"trainer.precision={precision}"])
+
+
+@pytest.mark.parametrize("tokenizer", choice_names("tokenizer"))
+def test_for_every_tokenizer(small: list[str], tokenizer: str) -> None:
+    check([*small, f"tokenizer={tokenizer}"])
+
+
+@pytest.mark.parametrize("attention", choice_names("attention"))
+@pytest.mark.parametrize(
+    "more",
+    [
+        ["model.dropout=0.2"],
+        ["model.positions=learned", "model.bias=true", "model.norm=rmsnorm", "model.block=post"],
+        ["trainer.log_every=5", "trainer.eval_every=4"],
+        ["trainer.log_every=100", "trainer.eval_every=1"],
+        ["trainer.batch_size=300"],  # several micro-batches make a step
+    ],
+    ids=" ".join,
+)
+def test_for_every_attention_and_other_settings(small: list[str], attention: str, more: list[str]) -> None:
+    check([*small, f"attention={attention}", *more], (4,))
+
+
+def test_after_several_interruptions(small: list[str]) -> None:
+    check([*small, "trainer.log_every=1"], (2, 2, 3, 5))
+
+
+def test_cells_side_by_side_go_on_together(small: list[str]) -> None:
+    def cells(name: str) -> list[Cell]:
+        words = [*small, f"name={name}", "study.arms=[dense]", "study.seeds=3", ALWAYS, "trainer.log_every=1"]
+        return make_plan(words).cells
+
+    def on_line(cell: Cell, line: dict[str, Any]) -> None:
+        if cell.seed == 2 and line["step"] == 3:
+            raise Killed
+
+    killed, whole = cells("killed"), cells("whole")
+    with pytest.raises(Killed):
+        run_cells(killed, on_line)
+    assert all(run["resumed"][0]["step"] == 2 for run in run_cells(killed, quiet))
+    run_cells(whole, quiet)
+    for one, other in zip(killed, whole, strict=True):
+        assert_same(one.folder, other.folder)
+
+
+def test_cells_side_by_side_that_stand_at_other_steps_begin_anew(small: list[str]) -> None:
+    cells = make_plan([*small, "study.arms=[dense]", "study.seeds=2", ALWAYS, "trainer.log_every=1"]).cells
+    runs_until(cells[0], 3)
+    runs = run_cells(cells, quiet)
+    assert "other steps" in runs[0]["began_anew"]
+    assert all("resumed" not in run for run in runs)
+    assert [len({line["step"] for line in cell.folder.lines()}) for cell in cells] == [6, 6]
+
+
+@pytest.fixture
+def killed(small: list[str]) -> Cell:
+    cell = single_cell([*small, ALWAYS, "trainer.log_every=1", "name=killed"])
+    runs_until(cell, 4)
+    return cell
+
+
+def flip(file: Path, place: float) -> None:
+    content = bytearray(file.read_bytes())
+    content[int(place * (len(content) - 1))] ^= 0x10
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("place", [0.0, 0.001, 0.03, 0.5, 1.0])
+def test_a_state_with_one_wrong_bit_is_not_used(killed: Cell, small: list[str], place: float) -> None:
+    flip(killed.folder.state_file, place)
+    run = run_cell(killed, quiet)
+    assert "checkpoint" in run["began_anew"] or "configuration" in run["began_anew"]
+    whole = single_cell([*small, "trainer.log_every=1", "name=whole"])
+    run_cell(whole, quiet)
+    assert_same(killed.folder, whole.folder)
+
+
+@pytest.mark.parametrize("size", [0, 7, 100, -1])
+def test_a_truncated_state_is_not_used(killed: Cell, size: int) -> None:
+    content = killed.folder.state_file.read_bytes()
+    killed.folder.state_file.write_bytes(content[:size])
+    assert "no checkpoint that can be read" in run_cell(killed, quiet)["began_anew"]
+
+
+def test_a_state_whose_metrics_were_changed_is_not_used(killed: Cell) -> None:
+    lines = killed.folder.metrics_file.read_text().splitlines(keepends=True)
+    killed.folder.metrics_file.write_text("".join(lines[1:]))
+    assert "metrics.jsonl" in run_cell(killed, quiet)["began_anew"]
+    assert [line["step"] for line in killed.folder.lines()][0] == 1
+
+
+def test_half_a_line_of_metrics_is_cut_off(killed: Cell, small: list[str]) -> None:
+    with killed.folder.metrics_file.open("a") as stream:
+        stream.write('{"step": 4, "loss/tr')
+    assert run_cell(killed, quiet)["resumed"][0]["step"] == 3
+    whole = single_cell([*small, "trainer.log_every=1", "name=whole"])
+    run_cell(whole, quiet)
+    assert_same(killed.folder, whole.folder)
+
+
+def test_a_run_that_lost_everything_but_its_state_begins_anew(killed: Cell) -> None:
+    for file in killed.folder.path.iterdir():
+        if file.is_file() and file.name != ".lock":
+            file.unlink()
+    assert "metrics.jsonl" in run_cell(killed, quiet)["began_anew"]
+
+
+def test_a_run_whose_record_was_lost_goes_on(killed: Cell, small: list[str]) -> None:
+    killed.folder.run_file.write_text('{"state": "run')
+    assert run_cell(killed, quiet)["resumed"][0]["step"] == 3
+
+
+def test_a_run_folder_can_be_copied_and_go_on_elsewhere(killed: Cell, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    shutil.copytree(killed.folder.path, tmp_path / "copy")
+    here = replace(killed, folder=RunFolder(tmp_path / "copy"))
+    assert run_cell(here, quiet)["resumed"][0]["step"] == 3
+    run_cell(killed, quiet)
+    assert_same(here.folder, killed.folder)
