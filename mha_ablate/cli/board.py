@@ -25,7 +25,11 @@ def board(
         int | None, typer.Option(min=0, max=65535, help="Default: 6006, or the next one that is free.")
     ] = None,
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Who can connect: by default this machine alone. TensorBoard asks nobody for a password.")
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Where to listen. Whoever can reach it can read everything.",
+        ),
     ] = "127.0.0.1",
     as_json: Json = False,
 ) -> None:

@@ -26,7 +26,7 @@ def replay(
 ) -> None:
     """Train a finished run again, elsewhere, and say where it first differs, if it does.
 
-    Every measurement and every weight is compared, bit for bit. RUN itself is only read. The exit code is 1 where something differs.
+    Every measurement and every weight is compared, bit for bit. RUN itself is only read. Exit code 1: something differs.
     """
     from mha_ablate.cli.common import print_json
     from mha_ablate.cli.live import run_view

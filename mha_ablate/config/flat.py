@@ -11,3 +11,9 @@ def flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in nested.items():
         values |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return values
+
+
+def changes(then: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
+    """In what two nested dicts differ: `{dotted key: [then, now]}`."""
+    a, b = flat(then), flat(now)
+    return {key: [a.get(key), b.get(key)] for key in a | b if a.get(key) != b.get(key)}

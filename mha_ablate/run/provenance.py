@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from mha_ablate import __version__
-from mha_ablate.config.flat import flat
 
 PACKAGES = ("torch", "numpy", "hydra-core", "datasets", "tensorboard")
 
@@ -57,9 +56,3 @@ def provenance(
         "allocator": allocator,
         "stacked": stacked,
     }
-
-
-def changes(then: dict[str, Any], now: dict[str, Any]) -> dict[str, list[Any]]:
-    """What two provenances do not agree in, `{key: [then, now]}`, keys dotted: the first place to look where bits differ."""
-    a, b = flat(then), flat(now)
-    return {key: [a.get(key), b.get(key)] for key in a | b if a.get(key) != b.get(key)}

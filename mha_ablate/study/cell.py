@@ -11,7 +11,7 @@ from typing import Any
 
 from mha_ablate import build
 from mha_ablate.config.compose import from_plain, to_yaml
-from mha_ablate.config.flat import flat
+from mha_ablate.config.flat import changes, flat
 from mha_ablate.config.schema import RunConfig, config_hash
 from mha_ablate.corpora import corpus_of
 from mha_ablate.data.batches import sample_stride
@@ -19,7 +19,7 @@ from mha_ablate.data.corpus import IDENTITY, Corpus
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import FINISHED, RunFolder, this_process, write_atomic
 from mha_ablate.run.lock import locked
-from mha_ablate.run.provenance import changes, provenance
+from mha_ablate.run.provenance import provenance
 from mha_ablate.run.record import Record
 from mha_ablate.run.state import State, find_state
 from mha_ablate.study.keeping import RunKeeper, resume

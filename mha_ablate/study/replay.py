@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from mha_ablate.config.compose import compose, from_plain
+from mha_ablate.config.flat import changes
 from mha_ablate.config.schema import RunConfig
 from mha_ablate.corpora import corpus_of
 from mha_ablate.data.corpus import IDENTITY
 from mha_ablate.errors import RequestError
 from mha_ablate.run import checkpoint
 from mha_ablate.run.folder import FINISHED, RunFolder
-from mha_ablate.run.provenance import changes
 from mha_ablate.study.cell import Cell
 from mha_ablate.study.observer import Observer
 from mha_ablate.study.single import run_single

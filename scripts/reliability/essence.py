@@ -55,7 +55,11 @@ def events(file: Path) -> dict[str, list[tuple[int, float]]]:
 
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     read = EventAccumulator(str(file), size_guidance={"scalars": 0}).Reload()
-    tags = [tag for tag in read.Tags()["scalars"] if "step_ms" not in tag and not tag.startswith("perf/") and "train_ms" not in tag]
+    tags = [
+        tag
+        for tag in read.Tags()["scalars"]
+        if "step_ms" not in tag and not tag.startswith("perf/") and "train_ms" not in tag
+    ]
     return {tag: [(e.step, e.value) for e in read.Scalars(tag)] for tag in sorted(tags)}
 
 

@@ -91,7 +91,9 @@ class Chain:
         tally.kept += len(before)
         tally.hit += self._killed(where)
         after = finished(self.folder)
-        tally.wrong += [f"{name} was finished and is not as it was" for name in before if after.get(name) != before[name]]
+        tally.wrong += [
+            f"{name} was finished and is not as it was" for name in before if after.get(name) != before[name]
+        ]
 
     def _killed(self, where: Where) -> bool:
         env = {**os.environ}
@@ -151,4 +153,5 @@ def wait_for_workers(folder: Path) -> None:
 def compared(folder: Path, reference: Path) -> list[str]:
     """In what two folders of one request differ, clocks and process numbers left aside."""
     here, there = essence(folder), essence(reference)
-    return [f"{key} is not what an undisturbed call leaves" for key in sorted(here.keys() | there.keys()) if here.get(key) != there.get(key)]
+    names = sorted(key for key in here.keys() | there.keys() if here.get(key) != there.get(key))
+    return [f"{name} is not what an undisturbed call leaves" for name in names]

@@ -53,7 +53,9 @@ def kill(kills: int, chance: random.Random, scratch: Path) -> tuple[dict[Where, 
         mine = [place for place in turns if place.request == request]
         chance.shuffle(mine)
         for i in range(0, len(mine), IN_A_ROW):
-            in_a_row(mine[i : i + IN_A_ROW], Chain(request, scratch / f"{request}-{i}", chance, typical[request]), tallies)
+            in_a_row(
+                mine[i : i + IN_A_ROW], Chain(request, scratch / f"{request}-{i}", chance, typical[request]), tallies
+            )
             say(f"{request}: {min(i + IN_A_ROW, len(mine))} of {len(mine)} kills")
     return tallies, time.monotonic() - begun
 
@@ -79,11 +81,18 @@ def in_a_row(places: list[Where], chain: Chain, tallies: dict[Where, Tally]) -> 
 
 def table(tallies: dict[Where, Tally], seconds: float) -> str:
     """The table in Markdown."""
-    lines = ["| killed | where | calls | of them hit | finished runs before | lost, counted twice or different in the end |", "| --- | --- | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| killed | where | calls | of them hit | finished runs before | wrong in the end |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
     for place, tally in tallies.items():
-        lines.append(f"| {place.who} | {place.phase} | {tally.tried} | {tally.hit} | {tally.kept} | {len(tally.wrong)} |")
+        lines.append(
+            f"| {place.who} | {place.phase} | {tally.tried} | {tally.hit} | {tally.kept} | {len(tally.wrong)} |"
+        )
     hit, wrong = sum(t.hit for t in tallies.values()), sum(len(t.wrong) for t in tallies.values())
-    return "\n".join([*lines, "", f"{hit} kills in {seconds / 60:.0f} minutes; {wrong} of them lost or changed something."])
+    return "\n".join(
+        [*lines, "", f"{hit} kills in {seconds / 60:.0f} minutes; {wrong} of them lost or changed something."]
+    )
 
 
 def as_json(tallies: dict[Where, Tally], seconds: float) -> dict[str, object]:

@@ -18,7 +18,7 @@ from mha_ablate.study.plan import make_plan
 from mha_ablate.study.replay import BY_THE_CLOCK
 from mha_ablate.study.single import single_cell
 
-LOCAL = [name for name in choice_names("data") if name == "python_docs"]
+WEIGHTS = ("last.safetensors", "best.safetensors")
 ALWAYS = "trainer.save_every_s=0"  # after every step
 
 
@@ -59,7 +59,7 @@ def assert_same(one: RunFolder, other: RunFolder) -> None:
         assert all(torch.equal(a[k], b[k]) for k in a)
     for folder in (one, other):
         names = {f.name for f in folder.path.rglob("*") if f.is_file() and "events" not in f.name}
-        assert names <= {"config.yaml", "run.json", "metrics.jsonl", ".lock", "last.safetensors", "best.safetensors", "tokenizer.json"}
+        assert names <= {"config.yaml", "run.json", "metrics.jsonl", ".lock", "tokenizer.json", *WEIGHTS}
     keys = ("val_loss", "step", "gflop")
     assert [one.read()["result"][k] for k in keys] == [other.read()["result"][k] for k in keys]
 
@@ -173,7 +173,7 @@ def test_a_state_whose_metrics_were_changed_is_not_used(killed: Cell) -> None:
     lines = killed.folder.metrics_file.read_text().splitlines(keepends=True)
     killed.folder.metrics_file.write_text("".join(lines[1:]))
     assert "metrics.jsonl" in run_cell(killed, quiet)["began_anew"]
-    assert [line["step"] for line in killed.folder.lines()][0] == 1
+    assert killed.folder.lines()[0]["step"] == 1
 
 
 def test_half_a_line_of_metrics_is_cut_off(killed: Cell, small: list[str]) -> None:

@@ -56,9 +56,14 @@ def test_models_are_in_full_precision_only_while_they_are_saved() -> None:
     model = gpt()
     optimizer = adamw(model, torch.bfloat16)
     before = [(p.dtype, p.data_ptr()) for p in model.parameters()]
-    with pytest.raises(KeyError), optimizer.in_full():
-        assert {p.dtype for p in model.parameters()} == {torch.float32}
-        raise KeyError
+
+    def fail() -> None:
+        with optimizer.in_full():
+            assert {p.dtype for p in model.parameters()} == {torch.float32}
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert [(p.dtype, p.data_ptr()) for p in model.parameters()] == before
     assert all(p.grad is not None for p in model.parameters())
 

@@ -80,7 +80,7 @@ def test_a_write_reaches_the_disk_before_it_replaces(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "fsync", lambda fd: (done.append("fsync"), fsync(fd))[1])
     monkeypatch.setattr(Path, "replace", lambda self, to: (done.append("replace"), replace(self, to))[1])
     write_atomic(tmp_path / "a", "x")
-    assert done == ["fsync", "replace"]
+    assert done == ["fsync", "replace", "fsync"]
 
 
 def test_json_is_readable_and_strict(tmp_path: Path) -> None:

@@ -354,7 +354,7 @@ class Run:
     ) -> None:
         self.model, self.lines, self.asked = model, [], []
         self.optimizer = adamw(model, dtype)
-        cadence = {"steps": 6, "eval_every": 3, "log_every": 2} | settings
+        cadence: dict[str, Any] = {"steps": 6, "eval_every": 3, "log_every": 2} | settings
         grad_clip = cadence.pop("grad_clip", 1.0)
         tokens = random_tokens() if tokens is None else tokens
         batches = TrainBatches(tokens, batch_size=4, context=model.context, data_seed=0, device=CPU)

@@ -1,7 +1,7 @@
 """Kills this process, as a power cut would, in the middle of what it does to its files.
 
 Python imports this module by itself where its folder is in PYTHONPATH. KILL_AT=REGEX@N: at the Nth time that a file whose
-path matches is about to be opened for writing, renamed, removed, shortened or made; KILL_IN=worker or parent: in such a process alone.
+path matches is about to be opened for writing, renamed, removed, shortened or made; KILL_IN=worker or parent: there alone.
 """
 
 import os
