@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mha_ablate.training.stack import StackedStep
 
 VARIANTS = "mha_ablate.model.fc_out."
+COUNTED_UP_TO = 64  # tokens of a sequence that is run to count its FLOPs
 EXPLICIT_UP_TO = (
     512  # context up to which open attention runs on a CPU: faster, but it keeps the weights of every layer
 )
@@ -62,13 +63,28 @@ def hardware_of(config: RunConfig) -> Hardware:
 
 
 def _compiles(config: RunConfig, device: str) -> bool:
-    """Whether training steps are compiled: if asked for, or if the run is long enough, and only where it can work.
+    """Whether training steps are compiled: if asked for, or if the run is long enough and it can work. Raises RequestError.
 
     It depends on nothing but the run and the machine, so all arms of a study are compiled or none.
     """
     asked = config.trainer.compile
-    wanted = pays(config.trainer.steps) if asked == "auto" else asked
-    return bool(wanted) and device == "cpu" and why_not() is None
+    if asked is False or device != "cpu" or (asked == "auto" and not pays(config.trainer.steps)):
+        return False
+    missing = why_not()
+    if missing and asked is True:
+        raise RequestError(f"trainer.compile=true: {missing}; install a C++ compiler, or take trainer.compile=auto")
+    return missing is None
+
+
+def kernels_of(config: RunConfig) -> str:
+    """By which code a resolved configuration is trained: arms that are compared must agree in it, or their times say nothing."""
+    attention = "open" if _explicit(config) else "fused"
+    whole = ", steps recorded" if config.trainer.device == "cuda" and not config.model.dropout else ""
+    return f"{attention} attention{whole}"
+
+
+def _explicit(config: RunConfig) -> bool:
+    return config.trainer.device == "cpu" and config.model.context <= EXPLICIT_UP_TO
 
 
 def fc_out_maker(spec: dict[str, Any]) -> Callable[[Place], FcOut]:
@@ -106,7 +122,7 @@ def model_of(config: RunConfig, vocab_size: int, device: str = "cpu", *, explici
     """
     m, attention = config.model, config.attention
     if explicit is None:
-        explicit = config.trainer.device == "cpu" and m.context <= EXPLICIT_UP_TO
+        explicit = _explicit(config)
     try:
         with torch.device("cpu"), _WithoutValues() if device == "meta" else nullcontext():
             model = GPT(
@@ -166,7 +182,10 @@ def batches_of(config: RunConfig, corpus: Corpus, device: torch.device) -> Train
 def step_of(config: RunConfig, model: GPT, corpus: Corpus, hardware: Hardware) -> TrainingStep:
     """What training repeats, ready to begin: optimizer, batches, and the model in its working precision."""
     batches = batches_of(config, corpus, torch.device(hardware.device))
-    return _step_of(config, model, batches, hardware, compiled=config.trainer.compile is True)
+    step = _step_of(config, model, batches, hardware, compiled=config.trainer.compile is True)
+    if config.trainer.compile is True:
+        step.warm_up()
+    return step
 
 
 def training_of(
@@ -218,11 +237,10 @@ def counted_work(config: RunConfig, vocab_size: int) -> dict[str, Any]:
     """Parameters and FLOPs per token.
 
     `flops_per_token` is the forward pass, `train_flops_per_token` three times that (each matmul has two in its
-    backward). One sequence is run in earnest: on the meta device torch imports its compiler, and the first step waits.
+    backward). A sequence is run in earnest: on the meta device torch imports its compiler, and the first step waits.
     """
     model = model_of(config, vocab_size, explicit=False)  # counts attention whole, tiles skip some of it
-    T = config.model.context
-    flops = forward_flops(lambda: model(torch.zeros((1, T), dtype=torch.long))) / T
+    flops = _flops_per_token(model, config.model.context)
     return {
         "params": parameters(model),
         "params_attention": parameters(model, "attention"),
@@ -231,6 +249,21 @@ def counted_work(config: RunConfig, vocab_size: int) -> dict[str, Any]:
         "flops_per_token": flops,
         "train_flops_per_token": 3 * flops,
     }
+
+
+def _flops_per_token(model: GPT, context: int) -> float:
+    """FLOPs of a forward pass over `context` tokens, by token.
+
+    Attention alone grows with the context, in proportion: two short sequences tell what a long one takes.
+    """
+
+    def counted(T: int) -> float:
+        return forward_flops(lambda: model(torch.zeros((1, T), dtype=torch.long))) / T
+
+    if context <= COUNTED_UP_TO:
+        return counted(context)
+    half, whole = counted(COUNTED_UP_TO // 2), counted(COUNTED_UP_TO)
+    return whole + (whole - half) * (context - COUNTED_UP_TO) / (COUNTED_UP_TO // 2)
 
 
 def peak_memory(config: RunConfig, vocab_size: int) -> int:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mha_ablate.errors import Interrupted, RequestError
 
 if TYPE_CHECKING:
+    from mha_ablate.config.schema import RunConfig
     from mha_ablate.study.execute import Pool
     from mha_ablate.study.observer import Observer
     from mha_ablate.study.plan import Plan
@@ -38,15 +39,16 @@ def conduct(overrides: list[str], *, workers: int | None, observer: Observer) ->
     try:
         with interruptible():
             observer.checking()
-            _text_at_hand(overrides, observer)
+            asked = _text_at_hand(overrides, observer)
             from mha_ablate.report.write import write_report
             from mha_ablate.run.lock import locked
             from mha_ablate.study.execute import Pool, default_workers, run_cells, time_arms
             from mha_ablate.study.plan import make_plan
 
-            pool = Pool(workers or default_workers())
+            pool = Pool(workers or default_workers(asked.trainer.device))
             plan = make_plan(overrides, while_checking=pool.start, watch=observer.reading)
             with locked(plan.folder.path):
+                plan.folder.clear_scratch()
                 plan.write()
                 progress = run_cells(plan, pool, observer)
                 untimed = time_arms(plan, pool, observer)
@@ -70,12 +72,13 @@ def conduct_run(overrides: list[str], *, observer: Observer) -> tuple[Path, dict
     with interruptible():
         observer.checking()
         _text_at_hand(overrides, observer)
-        from mha_ablate.study.single import run_single, single_cell
+        from mha_ablate.study.single import run_single, single_cell, with_memory
 
         cell = single_cell(overrides, observer.reading)
         if done_before := cell.is_done():
             cell.folder.tidy()
-        return cell.folder.path, cell.folder.read() if done_before else run_single(cell, observer), done_before
+        run = with_memory(cell) if done_before else run_single(cell, observer)
+        return cell.folder.path, run, done_before
 
 
 def conduct_replay(path: Path, *, observer: Observer) -> Replay:
@@ -88,14 +91,15 @@ def conduct_replay(path: Path, *, observer: Observer) -> Replay:
         return replay(RunFolder(path), observer)
 
 
-def _text_at_hand(overrides: list[str], observer: Observer) -> None:
-    """Fetch a text of the Hub, or say that it cannot be had, before seconds are spent on importing torch."""
+def _text_at_hand(overrides: list[str], observer: Observer) -> RunConfig:
+    """Fetch a text of the Hub, or say that it cannot be had, before seconds are spent on importing torch; returns the request."""
     from mha_ablate.config.compose import compose
     from mha_ablate.corpora import corpus_of
 
     config = compose(overrides).config
     if config.data.hub is not None:
         corpus_of(config, watch=observer.reading, any_length=True)
+    return config
 
 
 @contextmanager

@@ -80,7 +80,7 @@ TOKENS_OF_A_SAMPLE = 4096  # at least so many are looked at on the way, where th
 
 def sample_stride(tokens: Tokens, context: int) -> int:
     """Every how many windows of a split one is taken, for a look on the way: spread over the split, always the same ones."""
-    return max(1, (len(tokens) - 1) // context // max(1, TOKENS_OF_A_SAMPLE // context))
+    return max(1, (len(tokens) - 1) // context // -(-TOKENS_OF_A_SAMPLE // context))
 
 
 def validation_windows(

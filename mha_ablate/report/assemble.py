@@ -144,7 +144,7 @@ def _arm(
         "delta": _delta(contrast, verdict) if contrast else None,
         "states": {str(run.seed): run.state for run in study.of(arm)},
         "errors": {str(run.seed): run.about["error"] for run in study.of(arm) if run.about.get("error")},
-        "cost": _cost(study, arm),
+        "cost": _cost(study, arm, base),
     }
 
 
@@ -167,11 +167,20 @@ def _overrides(study: Study, arm: str) -> list[str]:
     return list(next((run.about.get("overrides", []) for run in study.of(arm)), []))
 
 
-def _cost(study: Study, arm: str) -> dict[str, Any]:
+def _ratio(rounds: list[float] | None, of_base: list[float] | None) -> dict[str, Any]:
+    """A step's time as a share of the baseline's, taken round by round: what a drift of the machine does to both drops out."""
+    if not rounds or not of_base or len(rounds) != len(of_base):
+        return {}
+    ratios = [mine / theirs for mine, theirs in zip(rounds, of_base, strict=True)]
+    return {"step_ratio": statistics.median(ratios), "step_ratio_range": [min(ratios), max(ratios)]}
+
+
+def _cost(study: Study, arm: str, base: str) -> dict[str, Any]:
     """Counted costs; step time from the interleaved measurement, or else from the runs themselves (median over seeds)."""
     if arm in study.costs:
         return {
             **{k: study.costs[arm].get(k) for k in COST_KEYS},
+            **_ratio(study.costs[arm].get("step_ms_rounds"), study.costs.get(base, {}).get("step_ms_rounds")),
             "timed": "interleaved after warm-up, no other cell running",
         }
     counted = next((run.about["cost"] for run in study.of(arm) if "cost" in run.about), {})

@@ -185,6 +185,11 @@ class StudyFolder:
         """Where the report goes."""
         return self.path / "report"
 
+    def clear_scratch(self) -> None:
+        """Remove files that a killed process had begun."""
+        for file in (*self.path.glob(".*.tmp"), *self.report_dir.glob(".*.tmp")):
+            file.unlink(missing_ok=True)
+
     def run(self, arm: str, seed: int) -> RunFolder:
         """The run of an arm at a seed."""
         return RunFolder(self.path / arm / f"seed={seed}")

@@ -194,6 +194,8 @@ def _train_into(
         cell.folder.write(run)
 
     forget()  # models of earlier cells
+    if hardware.device == "cuda" or len(cells) > 1:
+        hardware.make_room()
     models = [build.model_of(cell.config, corpus.vocab_size, hardware.device) for cell in cells]
     take_step = build.training_of([cell.config for cell in cells], models, corpus, hardware)
     start = resume(take_step, states)

@@ -55,11 +55,11 @@ class Pool:
         self.workers.clear()
 
 
-def default_workers() -> int:
-    """One per core; a GPU has one, which trains several cells side by side."""
+def default_workers(device: str = "auto") -> int:
+    """One per core for `trainer.device`; a GPU has one, which trains several cells side by side."""
     import torch
 
-    return 1 if torch.cuda.is_available() else cpu_count()
+    return 1 if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else cpu_count()
 
 
 def groups(cells: Sequence[Cell], lanes: Callable[[Cell], int]) -> list[list[Cell]]:

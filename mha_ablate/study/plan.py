@@ -183,6 +183,13 @@ def _check_alike(configs: dict[str, RunConfig], baseline: str) -> None:
                     f"arm {arm}: trainer.{key}={str(found).lower()}, where {baseline} has {str(wanted).lower()}: arms run "
                     f"alike, so give trainer.{key} to all of them, outside the arms"
                 )
+    for arm, config in configs.items():
+        found, wanted = build.kernels_of(config), build.kernels_of(configs[baseline])
+        if found != wanted:
+            raise RequestError(
+                f"arm {arm} would be trained by other code ({found}) than {baseline} ({wanted}), so that their times could not be "
+                "compared: give model.context and model.dropout to all arms"
+            )
 
 
 def _matched(configs: dict[str, RunConfig], study: StudyConfig, vocab_size: int) -> dict[str, RunConfig]:

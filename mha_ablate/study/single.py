@@ -50,10 +50,7 @@ def single_cell(overrides: list[str], watch: Watch = unwatched) -> Cell:
 
 
 def run_single(cell: Cell, observer: Observer) -> dict[str, Any]:
-    """Run it in this process, as a study of one cell; returns its run.json.
-
-    The peak memory of a step is counted last: it takes a second in which torch gets ready for that.
-    """
+    """Run it in this process, as a study of one cell; returns its run.json."""
     progress = Progress([cell])
     progress.begin(cell, time.monotonic())
     observer.training(progress)
@@ -62,7 +59,17 @@ def run_single(cell: Cell, observer: Observer) -> dict[str, Any]:
         progress.hear(cell, line, time.monotonic())
         observer.training(progress)
 
-    run = run_cell(cell, on_line)
-    run["cost"]["peak_memory_mb"] = build.peak_memory(cell.config, run["text"]["vocab_size"]) / 1e6
-    cell.folder.write(run)
+    run_cell(cell, on_line)
+    return with_memory(cell)
+
+
+def with_memory(cell: Cell) -> dict[str, Any]:
+    """The run.json of a finished cell with the peak memory of a step among its costs.
+
+    It is counted when all else is done: torch takes a second to get ready for that.
+    """
+    run = cell.folder.read()
+    if "peak_memory_mb" not in run["cost"]:
+        run["cost"]["peak_memory_mb"] = build.peak_memory(cell.config, run["text"]["vocab_size"]) / 1e6
+        cell.folder.write(run)
     return run

@@ -23,7 +23,7 @@ OnTurn = Callable[[int, int], None]
 def measure_steps(
     configs: dict[str, RunConfig], on_turn: OnTurn, text: dict[str, Any] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """`step_ms` and `tokens_per_s` of each arm: the median of 7 rounds in which every arm takes a turn, and their range.
+    """`step_ms` and `tokens_per_s` of each arm: the median of 7 rounds in which every arm takes a turn; and the rounds.
 
     Two untimed steps warm an arm up; a turn is as many steps as fit in about 0.2 s, at least one. The order of the arms is turned
     round from one round to the next, so that a drift of the machine falls on all alike. Between turns, `on_turn` receives how many
@@ -47,6 +47,7 @@ def measure_steps(
             "step_ms": 1000 * statistics.median(times),
             "tokens_per_s": arms[name].take_step.tokens / statistics.median(times),
             "step_ms_range": [1000 * min(times), 1000 * max(times)],
+            "step_ms_rounds": [1000 * s for s in times],
         }
         for name, times in seconds.items()
     }

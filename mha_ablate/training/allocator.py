@@ -14,7 +14,7 @@ FOLDERS = ("/usr/lib64", "/usr/lib", "/usr/local/lib")
 NAMES = ("tcmalloc", "jemalloc", "mimalloc")
 PROC = Path("/proc")
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
-KEPT = 1 << 30
+KEPT, KEPT_BY_OLDER = 1 << 30, 32 << 20
 
 
 def library() -> str | None:
@@ -51,4 +51,7 @@ def keep_pages() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library
         return False
-    return all([mallopt(M_MMAP_THRESHOLD, KEPT), mallopt(M_TRIM_THRESHOLD, KEPT)])
+    # Older ones take no more than half a heap. Where none is taken, to set the other would freeze this one as it is.
+    return any(mallopt(M_MMAP_THRESHOLD, most) for most in (KEPT, KEPT_BY_OLDER)) and bool(
+        mallopt(M_TRIM_THRESHOLD, KEPT)
+    )

@@ -6,6 +6,7 @@ torch is imported where it is asked, so that `doctor` can count cores where torc
 from __future__ import annotations
 
 import functools
+import gc
 import math
 import os
 import time
@@ -45,6 +46,14 @@ class Hardware:
 
         torch.set_num_threads(self.threads)
         keep_pages()
+
+    def make_room(self) -> None:
+        """Let go of earlier models: a stack and its recording refer to each other, and only a collection frees them."""
+        import torch
+
+        gc.collect()
+        if self.device == "cuda":
+            torch.cuda.empty_cache()
 
 
 def cpu_count() -> int:

@@ -55,6 +55,13 @@ class TrainingStep:
             loss = self._in_parts(ids, targets)
         return loss.detach(), self.optimizer.step(rate, self.grad_clip)
 
+    def warm_up(self) -> None:
+        """Pass the first batch through once and forget it: what is compiled is compiled before the clock runs."""
+        ids, targets = (part[: self.windows] for part in self.batches.batch(0))
+        torch.manual_seed(0)
+        self.loss(ids, targets).backward()
+        self.optimizer.grad.zero_()
+
     def _in_parts(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         total = torch.zeros((), device=ids_BT.device)
         for ids, targets in zip(ids_BT.split(self.windows), targets_BT.split(self.windows), strict=True):

@@ -43,8 +43,8 @@ class Bench:
 
     def run(self, command: str, *overrides: Overrides, options: tuple[str, ...] = ()) -> Path:
         """Run `compare` or `train`, later overrides before earlier ones; returns the new study folder."""
-        target = {"outputs": quoted(self.folder), "name": "run", "trainer.device": "cpu"}
-        words: Overrides = {}
+        target = {"outputs": quoted(self.folder), "name": "run"}
+        words: Overrides = {"trainer.device": "cpu"}
         for given in (*overrides, target):
             words |= given
         shutil.rmtree(self.folder / "run", ignore_errors=True)

@@ -41,6 +41,7 @@ class Where:
     who: str  # train | worker | compare
     phase: str
     files: str | None = None
+    times: int = 1
 
     @property
     def request(self) -> str:
@@ -56,13 +57,14 @@ PHASES = {
     "weights": r"checkpoint/.*(last|best)\.safetensors",
     "report": r"(/report|cost\.json)",
 }
+# How often a request touches such files, about: the kill falls on one of these times.
 OF = {
-    "train": ("start", "metrics", "TensorBoard", "state", "weights"),
-    "worker": ("start", "metrics", "TensorBoard", "state", "weights"),
-    "compare": ("start", "TensorBoard", "report"),
+    "train": {"start": 8, "metrics": 1, "TensorBoard": 1, "state": 70, "weights": 6},
+    "worker": {"start": 8, "metrics": 2, "TensorBoard": 2, "state": 120, "weights": 12},
+    "compare": {"start": 3, "TensorBoard": 10, "report": 14},
 }
 PLACES = [
-    *(Where(who, phase, PHASES[phase]) for who, phases in OF.items() for phase in phases),
+    *(Where(who, phase, PHASES[phase], times) for who, phases in OF.items() for phase, times in phases.items()),
     *(Where(who, "any moment") for who in OF),
 ]
 
@@ -84,23 +86,25 @@ class Chain:
         self.words = [*REQUESTS[request], f"outputs={folder}", "--quiet"]
         self.folder, self.chance, self.typical = folder, chance, typical
 
-    def kill(self, where: Where, tally: Tally) -> None:
-        """Call the request and kill it at a place; whether it was hit, and whether what was finished before still is."""
+    def kill(self, where: Where, tally: Tally) -> bool:
+        """Call the request and kill it at a place; returns whether it was hit. What was finished before must be as it was."""
         before = finished(self.folder)
+        hit = self._killed(where)
         tally.tried += 1
         tally.kept += len(before)
-        tally.hit += self._killed(where)
+        tally.hit += hit
         after = finished(self.folder)
         tally.wrong += [
             f"{name} was finished and is not as it was" for name in before if after.get(name) != before[name]
         ]
+        return hit
 
     def _killed(self, where: Where) -> bool:
         env = {**os.environ}
         if where.files:
             env |= {
                 "PYTHONPATH": os.pathsep.join([str(HOOK), *filter(None, [os.environ.get("PYTHONPATH")])]),
-                "KILL_AT": f"{where.files}@{self.chance.randint(1, self.chance.choice((2, 8, 60)))}",
+                "KILL_AT": f"{where.files}@{self.chance.randint(1, where.times)}",
                 "KILL_IN": "worker" if where.who == "worker" else "parent",
             }
         process = subprocess.Popen(

@@ -39,7 +39,10 @@ def main(argv: list[str]) -> int:
 
 
 def kill(kills: int, chance: random.Random, scratch: Path) -> tuple[dict[Where, Tally], float]:
-    """So many kills, in turn at every place; returns what each place did, and the seconds that all took."""
+    """So many kills that hit, in turn at every place; returns what each place did, and the seconds that all took.
+
+    A call that comes to its end before the kill is tried again elsewhere; in all there are at most three calls a kill.
+    """
     begun = time.monotonic()
     typical: dict[str, float] = {}
     for request in REQUESTS:
@@ -48,50 +51,71 @@ def kill(kills: int, chance: random.Random, scratch: Path) -> tuple[dict[Where, 
             raise RuntimeError(f"{request} fails when nothing disturbs it: {said}")
         typical[request] = time.monotonic() - since
     tallies = {place: Tally() for place in PLACES}
-    turns = [PLACES[i % len(PLACES)] for i in range(kills)]
-    for request in REQUESTS:
-        mine = [place for place in turns if place.request == request]
-        chance.shuffle(mine)
-        for i in range(0, len(mine), IN_A_ROW):
-            in_a_row(
-                mine[i : i + IN_A_ROW], Chain(request, scratch / f"{request}-{i}", chance, typical[request]), tallies
-            )
-            say(f"{request}: {min(i + IN_A_ROW, len(mine))} of {len(mine)} kills")
+    wanted = {request: [] for request in REQUESTS}
+    for i in range(kills):
+        place = PLACES[i % len(PLACES)]
+        wanted[place.request].append(place)
+    for request, places in wanted.items():
+        chance.shuffle(places)
+        chains = 0
+        while places and calls_of(tallies, request) < 3 * len(wanted[request]) + 3 * hits_of(tallies, request):
+            chains += 1
+            chain = Chain(request, scratch / f"{request}-{chains}", chance, typical[request])
+            places[:] = in_a_row(places, chain, tallies)
+            say(f"{request}: {hits_of(tallies, request)} kills, {len(places)} to come")
     return tallies, time.monotonic() - begun
 
 
-def in_a_row(places: list[Where], chain: Chain, tallies: dict[Where, Tally]) -> None:
-    """Kill one request at these places, one after the other, let it end, and compare with the request left in peace."""
-    reference = chain.folder.parent / places[0].request
-    for place in places:
+def calls_of(tallies: dict[Where, Tally], request: str) -> int:
+    """Calls of a request so far."""
+    return sum(tally.tried for place, tally in tallies.items() if place.request == request)
+
+
+def hits_of(tallies: dict[Where, Tally], request: str) -> int:
+    """Kills of a request so far."""
+    return sum(tally.hit for place, tally in tallies.items() if place.request == request)
+
+
+def in_a_row(places: list[Where], chain: Chain, tallies: dict[Where, Tally]) -> list[Where]:
+    """Kill one request at the first few places until a call escapes, let it end, and compare; returns the places to come."""
+    done: list[Where] = []
+    to_come = list(places)
+    wrong: list[str] = []
+    while to_come and len(done) < IN_A_ROW:
+        place = to_come.pop(0)
         try:
-            chain.kill(place, tallies[place])
+            if not chain.kill(place, tallies[place]):
+                to_come.append(place)
+                break
         except (OSError, ValueError) as error:  # a finished run that cannot be read, or a worker that does not leave
-            tallies[place].wrong.append(f"{type(error).__name__}: {error}")
+            wrong.append(f"{type(error).__name__}: {error}")
+        done.append(place)
     said = chain.end()
     try:
-        wrong = [said] if said else compared(chain.folder, reference)
+        wrong += [said] if said else compared(chain.folder, chain.folder.parent / place.request)
     except (OSError, ValueError) as error:
-        wrong = [f"a file that cannot be read: {error}"]
-    for place in places:
-        tallies[place].wrong += wrong
-    for line in wrong:
-        say(f"WRONG after {', '.join(f'{p.who} at {p.phase}' for p in places)}: {line}")
+        wrong.append(f"a file that cannot be read: {error}")
+    if wrong:
+        tallies[place].wrong.append("; ".join(wrong))
+        say(f"WRONG after {', '.join(f'{p.who} at {p.phase}' for p in (*done, place))}: {'; '.join(wrong)}")
+    return to_come
 
 
 def table(tallies: dict[Where, Tally], seconds: float) -> str:
     """The table in Markdown."""
     lines = [
-        "| killed | where | calls | of them hit | finished runs before | wrong in the end |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| killed | where | kills | finished runs before | wrong in the end |",
+        "| --- | --- | ---: | ---: | ---: |",
     ]
     for place, tally in tallies.items():
-        lines.append(
-            f"| {place.who} | {place.phase} | {tally.tried} | {tally.hit} | {tally.kept} | {len(tally.wrong)} |"
-        )
+        lines.append(f"| {place.who} | {place.phase} | {tally.hit} | {tally.kept} | {len(tally.wrong)} |")
     hit, wrong = sum(t.hit for t in tallies.values()), sum(len(t.wrong) for t in tallies.values())
     return "\n".join(
-        [*lines, "", f"{hit} kills in {seconds / 60:.0f} minutes; {wrong} of them lost or changed something."]
+        [
+            *lines,
+            "",
+            f"{hit} kills in {seconds / 60:.0f} minutes; {wrong} requests in which something was lost, counted twice or changed.",
+        ]
     )
 
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mha_ablate.build import counted_cost, fc_out_maker, matched, model_of, optimizer_of
+from mha_ablate.build import counted_cost, counted_work, fc_out_maker, matched, model_of, optimizer_of
 from mha_ablate.config.catalog import choice_names, choices
 from mha_ablate.config.compose import compose
 from mha_ablate.config.schema import RunConfig
-from mha_ablate.cost.count import parameters
+from mha_ablate.cost.count import forward_flops, parameters
 from mha_ablate.errors import RequestError
 from mha_ablate.model.fc_out.base import FcOut, Place
 from mha_ablate.model.gpt import GPT
@@ -143,6 +143,18 @@ def test_matched_makes_its_branch_start_as_loud_as_any_others(variant: str, atte
         factor = one.attention.fc_out.place.dense_gain / one.attention.fc_out.start_gain
         x_BTC = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0))
         torch.testing.assert_close(other.attention(x_BTC, None), factor * one.attention(x_BTC, None))
+
+
+@variant
+@attention
+@pytest.mark.parametrize("positions", ["learned", "rope"])
+def test_flops_of_a_long_context_are_told_by_short_ones(variant: str, attention: str, positions: str) -> None:
+    config = config_of(variant, attention, "model.context=200", f"model.positions={positions}")
+    fused = model_of(config, VOCAB, explicit=False)
+    direct = forward_flops(lambda: fused(torch.zeros((1, 200), dtype=torch.long))) / 200
+    assert counted_work(config, VOCAB)["flops_per_token"] == direct
+    meta = model_of(config, VOCAB, "meta", explicit=False)
+    assert forward_flops(lambda: meta(torch.zeros((3, 200), dtype=torch.long, device="meta"))) / 600 == direct
 
 
 @variant

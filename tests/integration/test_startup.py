@@ -50,6 +50,17 @@ def test_a_model_without_values_is_on_the_meta_device_whole_and_imports_no_compi
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
+def test_a_run_takes_its_first_steps_before_a_compiler_is_imported(small: list[str]) -> None:
+    code = (
+        "import sys\nfrom mha_ablate.study.cell import run_cell\nfrom mha_ablate.study.single import single_cell\n"
+        "seen = []\n"
+        f"run_cell(single_cell({small!r}), lambda line: seen.append('torch._dynamo' in sys.modules))\n"
+        "print(len(seen) > 2, any(seen))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == ("True False", "")
+
+
 @pytest.mark.parametrize("command", ["train", "compare", "report", "board", "list", "doctor"])
 def test_every_command_has_help_with_examples(command: str, cli: Cli) -> None:
     said = cli(command, "--help")

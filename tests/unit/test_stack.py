@@ -16,12 +16,16 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from mha_ablate.build import fc_out_maker
 from mha_ablate.config.paths import configs_dir
 from mha_ablate.data.batches import TrainBatches
 from mha_ablate.model.fc_out.base import FcOut, Place
 from mha_ablate.model.gpt import GPT
+from mha_ablate.run.folder import RunFolder
+from mha_ablate.study import execute
 from mha_ablate.study.cell import Cell
 from mha_ablate.study.execute import groups, lanes_in
 from mha_ablate.training.evaluate import validation_loss, validation_losses
@@ -215,6 +219,48 @@ def after_warming_up(times: int, kept: list[Function] | None = None) -> Callable
     return record
 
 
+class Tape(TorchDispatchMode):
+    """Remembers every operation with the tensors that it met, and nothing of the Python around it, as a graph does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.operations.append((func, args, kwargs or {}, out))
+        return out
+
+    def replay(self) -> None:
+        """The same operations on whatever lies in the same tensors now."""
+        with torch.no_grad():
+            for func, args, kwargs, out in self.operations:
+                again = tree_flatten(func(*args, **kwargs))[0]
+                for old, new in zip(tree_flatten(out)[0], again, strict=True):
+                    if isinstance(old, Tensor) and old.data_ptr() != new.data_ptr():
+                        old.copy_(new)
+
+
+def taped(function: Function) -> Function:
+    """A recorder whose replay knows no Python: a rate, a step or a branch that was baked in would stay as it was."""
+    with Tape() as tape:
+        outputs = function()
+
+    def replay() -> Outputs:
+        tape.replay()
+        return outputs
+
+    return replay
+
+
+def test_a_recorded_step_depends_on_nothing_that_python_holds() -> None:
+    plain, recorded = lanes(), lanes()
+    expected = together(plain, 5, torch.float32, 0.05)
+    found = together(recorded, 5, torch.float32, 0.05, record=taped)
+    for a, b in zip(expected, found, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 def test_a_recorded_step_is_the_step_to_the_last_bit(dtype: torch.dtype) -> None:
     plain, recorded = lanes(), lanes()
@@ -374,6 +420,7 @@ def test_each_row_of_the_optimizer_is_an_optimizer() -> None:
 class Named:
     arm: str
     seed: int
+    folder: RunFolder = RunFolder(Path("nowhere"))  # noqa: RUF009
 
 
 CELLS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), unique=True)
@@ -393,6 +440,12 @@ def test_groups_hold_every_cell_once_arm_by_arm_and_are_as_large_as_they_may(
         assert sum(group[0].arm == arm for group in made) == -(-len(of_arm) // most[arm])
     firsts = [cells.index(group[0]) for group in made]
     assert firsts == sorted(firsts)
+
+
+def test_cells_that_go_on_are_grouped_with_those_at_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = cast(list[Cell], [Named("a", seed) for seed in range(5)])
+    monkeypatch.setattr(execute, "saved_step", lambda _, steps=iter((7, 0, 7, 3, 0)): next(steps))
+    assert [[cell.seed for cell in group] for group in groups(cells, lambda _: 4)] == [[0, 2], [1, 4], [3]]
 
 
 def test_groups_of_one_are_the_cells_in_their_order() -> None:
