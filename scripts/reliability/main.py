@@ -57,8 +57,8 @@ def kill(kills: int, chance: random.Random, scratch: Path) -> tuple[dict[Where, 
         wanted[place.request].append(place)
     for request, places in wanted.items():
         chance.shuffle(places)
-        chains = 0
-        while places and calls_of(tallies, request) < 3 * len(wanted[request]) + 3 * hits_of(tallies, request):
+        chains, most = 0, 3 * len(places)
+        while places and calls_of(tallies, request) < most:
             chains += 1
             chain = Chain(request, scratch / f"{request}-{chains}", chance, typical[request])
             places[:] = in_a_row(places, chain, tallies)
@@ -79,7 +79,7 @@ def hits_of(tallies: dict[Where, Tally], request: str) -> int:
 def in_a_row(places: list[Where], chain: Chain, tallies: dict[Where, Tally]) -> list[Where]:
     """Kill one request at the first few places until a call escapes, let it end, and compare; returns the places to come."""
     done: list[Where] = []
-    to_come = list(places)
+    place, to_come = places[0], list(places)
     wrong: list[str] = []
     while to_come and len(done) < IN_A_ROW:
         place = to_come.pop(0)
@@ -114,7 +114,7 @@ def table(tallies: dict[Where, Tally], seconds: float) -> str:
         [
             *lines,
             "",
-            f"{hit} kills in {seconds / 60:.0f} minutes; {wrong} requests in which something was lost, counted twice or changed.",
+            f"{hit} kills in {seconds / 60:.0f} minutes; {wrong} of the requests lost, counted twice or changed something.",
         ]
     )
 

@@ -141,7 +141,16 @@ def study(request: list[str], lanes: int | None, observer: Observer | None = Non
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
     """A report as path -> value, without what the clock and the folder say."""
-    if path.rpartition(".")[2] in ("step_ms", "tokens_per_s", "step_ms_range", "notes", "stacked"):
+    if path.rpartition(".")[2] in (
+        "step_ms",
+        "tokens_per_s",
+        "step_ms_range",
+        "step_ms_rounds",
+        "step_ratio",
+        "step_ratio_range",
+        "notes",
+        "stacked",
+    ):
         return {}
     if isinstance(value, dict | list):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -443,8 +444,8 @@ def test_groups_hold_every_cell_once_arm_by_arm_and_are_as_large_as_they_may(
 
 
 def test_cells_that_go_on_are_grouped_with_those_at_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    cells = cast(list[Cell], [Named("a", seed) for seed in range(5)])
-    monkeypatch.setattr(execute, "saved_step", lambda _, steps=iter((7, 0, 7, 3, 0)): next(steps))
+    cells, steps = cast(list[Cell], [Named("a", seed) for seed in range(5)]), iter((7, 0, 7, 3, 0))
+    monkeypatch.setattr(execute, "saved_step", lambda _: next(steps))
     assert [[cell.seed for cell in group] for group in groups(cells, lambda _: 4)] == [[0, 2], [1, 4], [3]]
 
 
