@@ -35,15 +35,26 @@ def train(settings: Settings = None, quiet: Quiet = False, as_json: Json = False
             folder, run, done_before = conduct_run(words, observer=view)
     except Interrupted as error:
         again = command_line("train", *words, *flags(quiet=quiet, json=as_json))
-        raise Interrupted(f"{error}; to start this run again: {again}") from None
-    if done_before and not quiet:
-        note("this run was finished before, and is not trained again")
+        raise Interrupted(f"{error}; to go on from the last saved state: {again}") from None
+    if not quiet and (said := _where_it_began(run, done_before)):
+        note(said)
     if as_json:
         print_json({"folder": str(folder), **run})
     else:
         _print(run, str(folder), str(folder.parent.parent))
     if run["state"] != "ok":
         raise RunFailed(f"{folder}: {run['state']}, {run['error']}")
+
+
+def _where_it_began(run: dict, done_before: bool) -> str:
+    """What there is to be said of how the run began; empty where it simply began."""
+    if done_before:
+        return "this run was finished before, and is not trained again"
+    if "resumed" in run:
+        return f"this run went on from step {run['resumed'][-1]['step']}, where its state was saved"
+    if "began_anew" in run:
+        return f"this run began anew: {run['began_anew']}"
+    return ""
 
 
 def _print(run: dict, folder: str, group: str) -> None:

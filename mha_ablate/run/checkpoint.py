@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mha_ablate.run.folder import RunFolder, write_atomic
 
 FORMAT = 2
+ENTRY = "mha_ablate"  # of a safetensors header's metadata
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -25,15 +26,16 @@ def save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) ->
     from safetensors.torch import save as to_bytes
 
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    told = json.dumps({"format": FORMAT, **about}, ensure_ascii=False, allow_nan=False)
-    write_atomic(path, to_bytes(kept, {"about": told, "sha256": _digest(kept, told)}))
+    told = {"format": FORMAT, **about}
+    # One entry: the library writes several in an order that changes from process to process.
+    write_atomic(path, to_bytes(kept, {ENTRY: _as_json({"sha256": _digest(kept, told), "about": told})}))
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `save` was given. Raises ValueError, in one line, for a file that is missing, broken, altered or of another format."""
     with _opened(path) as (file, about):
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if file.metadata().get("sha256") != _digest(tensors, file.metadata()["about"]):
+        if json.loads(file.metadata()[ENTRY]).get("sha256") != _digest(tensors, about):
             raise ValueError("its checksum is not that of its content")
     return tensors, about
 
@@ -51,7 +53,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("about", "null"))
+            told = json.loads((file.metadata() or {}).get(ENTRY, "null"))
+            about = told.get("about") if isinstance(told, dict) else None
             if not isinstance(about, dict):
                 raise ValueError("nothing in it says what it is")
             if about.get("format") != FORMAT:
@@ -68,9 +71,13 @@ class OtherFormat(Exception):
     """A checkpoint of another version of this package."""
 
 
-def _digest(tensors: Mapping[str, Tensor], about: str) -> str:
+def _as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
     """SHA-256 over the JSON and over name, type, shape and bytes of every tensor."""
-    digest = hashlib.sha256(about.encode())
+    digest = hashlib.sha256(_as_json(about).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())

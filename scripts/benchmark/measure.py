@@ -104,6 +104,7 @@ class Bench:
         self.seen.flops[name] = model_flops_per_step(config, read(runs[0] / "run.json")["text"]["vocab_size"])
         self.seen.tokens[name] = config["trainer"]["batch_size"] * config["model"]["context"]
         self.look_at(runs[0])
+        self.seen.machine["compiled"] = config["trainer"]["compile"]
         say(f"  {name}: {rate:.2f} steps/s on {workers} worker(s)")
 
     def peak(self) -> None:

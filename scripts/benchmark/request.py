@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from mha_ablate.config.compose import compose
+from mha_ablate.errors import RequestError
 from mha_ablate.training.compiled import why_not
 from mha_ablate.training.hardware import cpu_count
 
@@ -97,8 +99,16 @@ def check(asked: argparse.Namespace) -> None:
     for name in ("rounds", "workers"):
         if getattr(asked, name) < 1:
             raise Failed(f"--{name} must be at least 1", 2)
+    if asked.workers > cpu_count():
+        raise Failed(
+            f"--workers {asked.workers}: there are {cpu_count()} cores, and two workers on one measure nothing", 2
+        )
     if asked.data and not (asked.data.is_file() and os.access(asked.data, os.R_OK)):
         raise Failed(f"--data {asked.data} is no file that can be read", 2)
+    try:
+        compose([f"{key}={value}" for key, value in asked.overrides.items()])
+    except RequestError as error:
+        raise Failed(str(error), 2) from error
     if asked.versus is not None and not asked.versus.strip():
         raise Failed("--versus needs a command", 2)
     if asked.versus and asked.parts and "speed" not in asked.parts:

@@ -54,6 +54,7 @@ def of_setting(name: str, seen: Seen, asked: argparse.Namespace) -> dict[str, An
         found = spread("steps_per_s", rates)
         found["tokens_per_s"] = round(found["steps_per_s"] * seen.tokens[name])
         found["model_flops_per_step"] = seen.flops[name]
+        found["gflops"] = median([seen.flops[name] * rate / 1e9 for rate in rates])
         found |= spread("share_of_peak", shares)
         found["versus"] = versus(rates, seen.values.get(("versus", name)), asked.versus)
     found["scaling"] = spreads("steps_per_s", by_workers) if "scaling" in asked.parts else {}

@@ -52,6 +52,7 @@ def where(result: dict[str, Any]) -> list[tuple[str, ...]]:
         ("precision", result["precision"]),
         ("torch, python", f"{result['torch']}, {result['python']}"),
         ("allocator", result["allocator"] or ""),
+        ("compiled", "" if result.get("compiled") is None else "yes" if result["compiled"] else "no"),
         ("mha_ablate", f"{result['mha_ablate']}{commit}"),
         ("text", result["text"]),
         ("rounds", str(result["rounds"])),
@@ -67,7 +68,7 @@ def speeds(settings: dict[str, Any]) -> list[tuple[str, ...]]:
             name,
             *shown(s, "steps_per_s"),
             f"{s['tokens_per_s']:,.0f}",
-            digits(s["steps_per_s"] * s["model_flops_per_step"] / 1e9),
+            digits(s["gflops"]),
             f"{s['share_of_peak']:.1%}",
         )
         for name, s in settings.items()
@@ -116,7 +117,7 @@ def seconds(result: dict[str, Any]) -> list[tuple[str, ...]]:
 def telling(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """Shares of the wall time."""
     return [
-        (what, f"{found['share']:.1%}", " to ".join(f"{value:.1%}" for value in found["share_range"]))
+        (what, f"{found['share']:.1%}", " to ".join(dict.fromkeys(f"{value:.1%}" for value in found["share_range"])))
         for what, found in result["telling"].items()
     ]
 
@@ -127,8 +128,8 @@ def shown(found: dict[str, Any], name: str) -> tuple[str, str]:
 
 
 def between(ends: list[float]) -> str:
-    """`1.2 to 1.4`."""
-    return " to ".join(map(digits, ends))
+    """`1.2 to 1.4`; a dash for ends that are one, as those of a single round."""
+    return " to ".join(map(digits, ends)) if ends[0] != ends[1] else "-"
 
 
 def digits(value: float) -> str:

@@ -17,6 +17,7 @@ from mha_ablate.study.cell import Cell, run_cell, run_cells
 from mha_ablate.study.plan import make_plan
 from mha_ablate.study.replay import BY_THE_CLOCK
 from mha_ablate.study.single import single_cell
+from tests.conftest import Cli
 
 WEIGHTS = ("last.safetensors", "best.safetensors")
 ALWAYS = "trainer.save_every_s=0"  # after every step
@@ -205,3 +206,35 @@ def test_a_run_folder_can_be_copied_and_go_on_elsewhere(killed: Cell, tmp_path: 
     assert run_cell(here, quiet)["resumed"][0]["step"] == 3
     run_cell(killed, quiet)
     assert_same(here.folder, killed.folder)
+
+
+def test_the_best_weights_are_those_of_the_lowest_evaluation(small: list[str]) -> None:
+    cell = single_cell([*small, "trainer.eval_every=1", "trainer.steps=11", "optim.lr=0.5", "optim.min_lr=0.5"])
+    run_cell(cell, quiet)
+    losses = {line["step"]: line["loss/val"] for line in cell.folder.lines() if "loss/val" in line}
+    best = min(losses, key=lambda step: losses[step])
+    assert best < 11, "the setting has become too good for this test"
+    assert checkpoint.describe(cell.folder.best_file)["step"] == best
+    shorter = single_cell(
+        [*small, "trainer.eval_every=1", f"trainer.steps={best}", "optim.lr=0.5", "optim.min_lr=0.5", "name=b"]
+    )
+    run_cell(shorter, quiet)
+    a, b = checkpoint.load(cell.folder.best_file)[0], checkpoint.load(shorter.folder.last_file)[0]
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not shorter.folder.best_file.exists(), "the last are the best"
+
+
+def test_train_says_where_it_went_on(killed: Cell, small: list[str], cli: Cli) -> None:
+    words = [*small, ALWAYS, "trainer.log_every=1", "name=killed"]
+    said = cli("train", *words)
+    assert said.code == 0
+    assert "went on from step 3" in said.err
+    assert "finished before" in cli("train", *words).err
+
+
+def test_train_says_why_it_began_anew(killed: Cell, small: list[str], cli: Cli) -> None:
+    killed.folder.state_file.write_bytes(b"no state")
+    said = cli("train", *small, ALWAYS, "trainer.log_every=1", "name=killed")
+    assert said.code == 0
+    assert "began anew: " in said.err
+    assert "state.safetensors" in said.err

@@ -241,6 +241,8 @@ def test_the_command_measures_and_prints_json_alone(bench: Start, text_file: Pat
         (["--rounds", "0"], "--rounds"),
         (["--rounds", "many"], "--rounds"),
         (["--workers", "0"], "--workers"),
+        (["--workers", "99999"], "cores"),
+        (["speed", "optim.lrr=3"], "optim.lr"),
         (["--data", "nowhere.txt"], "nowhere.txt"),
         (["--nothing"], "--nothing"),
         (["arms", "--versus", "echo 3"], "--versus"),

@@ -192,7 +192,7 @@ def test_the_compiler_is_the_one_that_torch_compile_would_call(tmp_path: Path, m
     tmp_path.joinpath("Python.h").touch()
     found = machine.compiler()
     assert (found.value, found.state) == ("clang 17", "ok")
-    assert "2,000 steps" in found.why
+    assert "10,000 steps" in found.why
 
 
 def nvidia(folder: Path) -> Path:

@@ -451,7 +451,7 @@ def test_what_a_checkpoint_says_is_json_that_any_reader_of_safetensors_finds(fol
     from safetensors import safe_open
 
     with safe_open(saved(folder, Net()).last_file, framework="np") as file:
-        assert json.loads(file.metadata()["about"])["step"] == 12
+        assert json.loads(file.metadata()["mha_ablate"])["about"]["step"] == 12
 
 
 def test_the_best_weights_are_the_last_ones_unless_there_are_better(folder: RunFolder) -> None:
