@@ -238,3 +238,7 @@ def test_train_says_why_it_began_anew(killed: Cell, small: list[str], cli: Cli) 
     assert said.code == 0
     assert "began anew: " in said.err
     assert "state.safetensors" in said.err
+
+
+def test_a_run_that_goes_on_remembers_its_best_evaluation(small: list[str]) -> None:
+    check([*small, "trainer.eval_every=1", "trainer.steps=11", "optim.lr=0.5", "optim.min_lr=0.5"], (11,))
