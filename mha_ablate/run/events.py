@@ -127,7 +127,9 @@ class EventFile(EventWriter):
         self._lay_down_points()
         content = b"".join(self.parts)
         scratch = self.folder / f".events.{os.getpid()}.tmp"  # a name that TensorBoard does not read
-        scratch.write_bytes(content)
+        scratch.unlink(missing_ok=True)  # what stands there may be a link to somewhere else
+        with scratch.open("xb") as stream:
+            stream.write(content)
         for old in self.folder.glob(FILES):
             old.unlink()
         # TensorBoard reads the files of a folder by name: the time in front lets a running one find what is new.
