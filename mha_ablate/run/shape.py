@@ -102,8 +102,8 @@ def _require_provenance(found: Any) -> None:
 
 
 def line_is_sound(line: Any) -> bool:
-    """Whether a line of metrics.jsonl is one: a step, a time, and numbers by name."""
-    if type(line) is not dict or not is_natural(line.get("step")) or not is_number(line.get("wall_time")):
+    """Whether a line of metrics.jsonl is one: a step, and numbers by name."""
+    if type(line) is not dict or not is_natural(line.get("step")) or not is_number(line.get("wall_time", 0)):
         return False
     for key, value in line.items():
         if not is_number(value) and (value is not None or key in ("tokens", "gflop", "train_s")):

@@ -1,4 +1,4 @@
-"""Input made to break things ends in a result or in one line, never in a traceback. `scripts/hostile_test` does it by the thousand."""
+"""Input made to break things ends in a result or in one line, never in a traceback. `scripts/hostile_test` does more of it."""
 
 from __future__ import annotations
 
