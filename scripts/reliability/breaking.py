@@ -50,7 +50,7 @@ def tried(kind: Kind, examples: int) -> Counter[str]:
         database=None,
         deadline=None,
         phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
     )
     @given(kind.drawn)
     def one(drawn: object) -> None:

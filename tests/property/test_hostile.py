@@ -27,7 +27,7 @@ def test_nothing_ends_in_a_traceback(name: str, origin: Path) -> None:
     kind = next(kind for kind in kinds(origin) if kind.name == name)
 
     @settings(max_examples=EXAMPLES.get(name, 15), derandomize=True, database=None, deadline=None,
-              suppress_health_check=list(HealthCheck))  # fmt: skip
+              suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture])  # fmt: skip
     @given(kind.drawn)
     def one(drawn: object) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -36,7 +36,13 @@ def test_nothing_ends_in_a_traceback(name: str, origin: Path) -> None:
     one()
 
 
-@settings(max_examples=20, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=20,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
+)
 @given(words=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)))
 def test_the_command_line_refuses_in_one_line(words: list[str], cli: Cli) -> None:
     said = cli("train", "nosuch=1", *(f"{word}=1" for word in words))
