@@ -74,7 +74,7 @@ def print_report(report: dict[str, Any]) -> None:
     for i, name in enumerate(COLUMNS):
         table.add_column(name, justify="left" if i in (0, len(COLUMNS) - 1) else "right", no_wrap=i > 0)
     for row in rows(report):
-        table.add_row(*row[:-1], Text(row[-1], style=tints.get(row[-1].partition(" ")[0], "")))
+        table.add_row(*map(Text, row[:-1]), Text(row[-1], style=tints.get(row[-1].partition(" ")[0], "")))
     out = console()
     with out.capture() as drawn:
         out.print(table)

@@ -84,7 +84,7 @@ def _fullest(study: Study) -> str:
     """Without a plan, the arm whose fc_out has the most parameters stands for the unablated model."""
 
     def size(arm: str) -> int:
-        return max((r.about.get("cost", {}).get("params_fc_out", 0) for r in study.of(arm)), default=0)
+        return max((r.about.get("cost", {}).get("params_fc_out") or 0 for r in study.of(arm)), default=0)
 
     return max(study.arms, key=size)
 
@@ -188,7 +188,7 @@ def _cost(study: Study, arm: str, base: str) -> dict[str, Any]:
     if study.costs:  # times of two kinds do not belong into one column
         return {**cost, "step_ms": None, "tokens_per_s": None, "timed": "not with the others"}
     for key in ("step_ms", "tokens_per_s"):
-        seen = [r.about["result"][key] for r in study.of(arm) if r.about.get("result", {}).get(key) is not None]
+        seen = [v for r in study.of(arm) if (v := (r.about.get("result") or {}).get(key)) is not None]
         cost[key] = statistics.median(seen) if seen else None
     return {**cost, "timed": "during the runs, beside whatever else the machine did"}
 
@@ -204,7 +204,7 @@ def _setting(study: Study) -> dict[str, Any]:
                 settings.setdefault(key, [])
                 if value not in settings[key]:
                     settings[key].append(value)
-    text = next((run.about["text"] for run in study.runs if "text" in run.about), {})
+    text = next((run.about["text"] for run in study.runs if run.about.get("text")), {})
     return {
         "same": {k: v[0] for k, v in settings.items() if len(v) == 1},
         "differs": {k: v for k, v in settings.items() if len(v) > 1},
@@ -217,7 +217,7 @@ def _notes(study: Study, setting: dict[str, Any]) -> list[str]:
     """What a reader must know before believing the numbers."""
     notes = []
     for key in ("precision", "device", "threads", "versions"):
-        seen = {str(run.about["provenance"][key]) for run in study.runs if "provenance" in run.about}
+        seen = {str(run.about["provenance"].get(key)) for run in study.runs if run.about.get("provenance")}
         if len(seen) > 1:
             notes.append(f"runs differ in {key}: {'; '.join(sorted(seen))}")
     for key in ("trainer.steps", "trainer.batch_size"):
@@ -242,10 +242,14 @@ def _notes(study: Study, setting: dict[str, Any]) -> list[str]:
         if named:
             shown = ", ".join(named[:5]) + (" ..." if len(named) > 5 else "")
             notes.append(f"{len(named)} run(s) {word}: {shown}")
+    if study.left_out:
+        shown = ", ".join(str(file.relative_to(study.folder.path)) for file in study.left_out[:5])
+        more = " ..." if len(study.left_out) > 5 else ""
+        notes.append(f"{len(study.left_out)} file(s) cannot be read and are left out: {shown}{more}")
     if strange := unseen_words(setting["text"]):
         notes.append(strange)
     return notes
 
 
 def _provenance(study: Study) -> dict[str, Any]:
-    return next((dict(run.about["provenance"]) for run in study.runs if "provenance" in run.about), {})
+    return next((dict(run.about["provenance"]) for run in study.runs if run.about.get("provenance")), {})

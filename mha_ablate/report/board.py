@@ -52,8 +52,8 @@ def _hparams(run: Run) -> dict[str, Any]:
         "arm": run.arm,
         "fc_out": run.about.get("choices", {}).get("fc_out", ""),
         "seed": str(run.seed),
-        "n_heads": str(run.config.get("model", {}).get("n_heads", "")),
-        "lr": float(run.config.get("optim", {}).get("lr", 0.0)),
+        "n_heads": str((run.config.get("model") or {}).get("n_heads", "")),
+        "lr": float((run.config.get("optim") or {}).get("lr", 0.0)),
     }
 
 
@@ -62,7 +62,7 @@ def _results(run: Run, cost: dict[str, Any]) -> dict[str, float]:
         "result/val_loss": run.val_loss,
         "result/step_ms": cost.get("step_ms"),
         "result/params_M": (cost.get("params") or 0) / 1e6,
-        "result/train_TFLOP": (run.about.get("result", {}).get("gflop") or 0) / 1e3,
+        "result/train_TFLOP": ((run.about.get("result") or {}).get("gflop") or 0) / 1e3,
     }
     return {tag: value for tag, value in values.items() if value is not None}
 

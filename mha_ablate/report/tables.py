@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from html import escape
 from typing import Any
 
 from mha_ablate.study.collect import Study
 
 COLUMNS = ("arm", "val loss", "delta, 95%", "params", "FLOPs/tok", "step ms", "verdict")
+MARKUP = re.compile(r"[\\|`*\[\]!]")
 
 
 def si(value: float | None) -> str:
@@ -89,8 +92,18 @@ def markdown(report: dict[str, Any]) -> str:
     """The table in Markdown."""
     head, body = wide(report)
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body]
+    lines += ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in body]
     return "\n".join(lines) + "\n"
+
+
+def _escaped(cell: str) -> str:
+    """Text that Markdown shows as it is: no markup, no HTML, no end of the row."""
+    return MARKUP.sub(r"\\\g<0>", " ".join(escape(cell, quote=False).split()))
+
+
+def _no_formula(cell: str) -> str:
+    """Text that a spreadsheet shows as it is: one that begins like a formula would be carried out."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell
 
 
 def runs_csv(study: Study) -> str:
@@ -101,5 +114,5 @@ def runs_csv(study: Study) -> str:
     for run in study.runs:
         for line in run.evaluations:
             known = (line.get(k) for k in ("step", "tokens", "gflop", "train_s", "loss/val"))
-            writer.writerow((run.arm, run.seed, run.state, *known))
+            writer.writerow((_no_formula(run.arm), run.seed, run.state, *known))
     return out.getvalue()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mha_ablate.errors import RequestError
 from mha_ablate.report.assemble import assemble
 from mha_ablate.report.board import rebuild_events
 from mha_ablate.report.page import page
@@ -18,6 +19,10 @@ from mha_ablate.study.collect import collect
 def write_report(path: Path, *, baseline: str | None = None, margin: float | None = None) -> dict[str, Any]:
     """Collect the runs below `path`, write the report, rebuild TensorBoard's events; returns the report."""
     study = collect(path)
+    if study.folder.report_dir.is_symlink():
+        raise RequestError(
+            f"{study.folder.report_dir} is a link, and a report is written beside its runs: remove the link"
+        )
     report = assemble(study, baseline=baseline, margin=margin)
     folder = study.folder.report_dir
     folder.mkdir(parents=True, exist_ok=True)
@@ -29,7 +34,7 @@ def write_report(path: Path, *, baseline: str | None = None, margin: float | Non
         figure = draw(report, study)
         svgs.append(as_svg(figure))
         write_atomic(folder / f"{name}.svg", svgs[-1])
-        (folder / f"{name}.png").write_bytes(as_png(figure))
+        write_atomic(folder / f"{name}.png", as_png(figure))
     write_atomic(folder / "report.html", page(report, svgs, f"mha-ablate report {path}"))
     rebuild_events(study, report)
     return report

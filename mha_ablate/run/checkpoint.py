@@ -62,7 +62,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
             yield file, about
     except OtherFormat as error:
         raise ValueError(f"{path.parent.parent}: {path.name} {error}") from None
-    except (OSError, SafetensorError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:  # RecursionError too
         reason = "it is missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
         raise ValueError(f"{path.parent.parent}: no checkpoint that can be read ({path.name}: {reason})") from error
 

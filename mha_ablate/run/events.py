@@ -53,7 +53,7 @@ class EventWriter:
 
     def line(self, line: dict[str, Any]) -> None:
         """The values of one line of metrics.jsonl, and the twins of `loss/val`."""
-        step, wall_time, loss = line["step"], line["wall_time"], line.get("loss/val")
+        step, wall_time, loss = line["step"], line.get("wall_time", 0.0), line.get("loss/val")
         for tag, value in line.items():
             if value is not None and tag not in PLAIN:
                 self.scalar(tag, value, step, wall_time)
@@ -127,7 +127,9 @@ class EventFile(EventWriter):
         self._lay_down_points()
         content = b"".join(self.parts)
         scratch = self.folder / f".events.{os.getpid()}.tmp"  # a name that TensorBoard does not read
-        scratch.write_bytes(content)
+        scratch.unlink(missing_ok=True)  # what stands there may be a link to somewhere else
+        with scratch.open("xb") as stream:
+            stream.write(content)
         for old in self.folder.glob(FILES):
             old.unlink()
         # TensorBoard reads the files of a folder by name: the time in front lets a running one find what is new.
@@ -177,7 +179,7 @@ def rebuild(
         writer.line(line)
         last = line["step"]
         if line.get("loss/val") is not None and last in deltas:
-            writer.scalar(DELTA, deltas[last], last, line["wall_time"])
+            writer.scalar(DELTA, deltas[last], last, line.get("wall_time", 0.0))
     for tag, value in results.items():
         writer.scalar(tag, value, last, times[1])
     writer.end(ok, times[1])

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-STATES = ("running", "ok", "failed", "diverged")
-FINISHED = ("ok", "diverged")
+from mha_ablate.errors import RequestError
+from mha_ablate.run.shape import FINISHED as FINISHED
+from mha_ablate.run.shape import STATES as STATES
+from mha_ablate.run.shape import costs_of, line_is_sound, parsed, plan_of, read_text, run_of
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -23,8 +25,9 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    scratch.unlink(missing_ok=True)  # what stands there may be a link to somewhere else
     try:
-        with scratch.open("wb") as stream:
+        with scratch.open("xb") as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
@@ -53,7 +56,7 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """Parsed JSON, or None where the file is missing or broken."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parsed(read_text(path))
     except (OSError, ValueError):
         return None
 
@@ -105,9 +108,25 @@ class RunFolder:
         return self.path / "checkpoint" / "tokenizer.json"
 
     def read(self) -> dict[str, Any]:
-        """run.json, or an empty dict where there is none that can be read."""
-        found = read_json(self.run_file)
-        return found if isinstance(found, dict) else {}
+        """run.json, or an empty dict where there is none that can be read and believed."""
+        try:
+            return run_of(parsed(read_text(self.run_file)))
+        except (OSError, ValueError):
+            return {}
+
+    def refuse_links(self) -> None:
+        """Raise RequestError where the run, its arm or something in it is a link: writing it would write somewhere else."""
+        inside = (self.state_file.parent, *self._files, self.path / ".lock")
+        for place in (self.path.parent, self.path, *inside):
+            if place.is_symlink():
+                raise RequestError(
+                    f"{place} is a link, and a run is written nowhere but in its own folder: remove the link, or give name=NEW_NAME"
+                )
+
+    @property
+    def _files(self) -> tuple[Path, ...]:
+        kept = (self.config_file, self.run_file, self.metrics_file)
+        return (*kept, self.last_file, self.best_file, self.state_file, self.tokenizer_file)
 
     def write(self, values: dict[str, Any]) -> None:
         """Replace run.json."""
@@ -139,7 +158,7 @@ class RunFolder:
     def digest(self) -> str:
         """What tells one content of metrics.jsonl from another; empty where there is none."""
         try:
-            return hashlib.sha256(self.metrics_file.read_bytes()).hexdigest()
+            return hashlib.sha256(self.metrics_file.read_bytes()).hexdigest() if self.metrics_file.is_file() else ""
         except OSError:
             return ""
 
@@ -150,7 +169,7 @@ class RunFolder:
         not needed, or has been read, takes time.
         """
         try:
-            text = self.metrics_file.read_text(encoding="utf-8")
+            text = self._metrics()
         except OSError:
             return []
         lines, decode = [], json.JSONDecoder().decode
@@ -159,9 +178,15 @@ class RunFolder:
                 continue
             try:
                 lines.append(decode(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-        return [line for line in lines if isinstance(line, dict) and "step" in line]
+        return [line for line in lines if line_is_sound(line)]
+
+    def _metrics(self) -> str:
+        """The text of metrics.jsonl. A byte that is none of UTF-8 spoils its own line alone."""
+        if not self.metrics_file.is_file():
+            raise FileNotFoundError(self.metrics_file)
+        return self.metrics_file.read_text(encoding="utf-8", errors="replace")
 
 
 @dataclass(frozen=True)
@@ -189,6 +214,20 @@ class StudyFolder:
         """Remove files that a killed process had begun."""
         for file in (*self.path.glob(".*.tmp"), *self.report_dir.glob(".*.tmp")):
             file.unlink(missing_ok=True)
+
+    def plan(self) -> dict[str, Any] | None:
+        """plan.json, or None where there is none that can be read and believed."""
+        try:
+            return plan_of(parsed(read_text(self.plan_file)))
+        except (OSError, ValueError):
+            return None
+
+    def costs(self) -> dict[str, Any]:
+        """cost.json, `arms` and `costs`, both empty where there is none that can be read and believed."""
+        try:
+            return costs_of(parsed(read_text(self.cost_file)))
+        except (OSError, ValueError):
+            return {"arms": {}, "costs": {}}
 
     def run(self, arm: str, seed: int) -> RunFolder:
         """The run of an arm at a seed."""

@@ -38,7 +38,7 @@ def save_state(
 
 def find_state(folder: RunFolder, config_hash: str) -> tuple[State | None, str | None]:
     """The state that a run can go on from, if there is one; otherwise why what there is cannot be used, if there is any."""
-    if not folder.state_file.exists():
+    if not folder.state_file.is_file():
         return None, None
     try:
         tensors, about = checkpoint.load(folder.state_file)
@@ -47,7 +47,7 @@ def find_state(folder: RunFolder, config_hash: str) -> tuple[State | None, str |
         if not _holds(folder, about["metrics"]):
             return None, "metrics.jsonl is not what it was when the state was saved"
         return State(int(about["step"]), tensors, about), None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         return None, str(error)
 
 
@@ -55,13 +55,15 @@ def saved_step(folder: RunFolder) -> int:
     """The step of a run's state, by its header alone; 0 where there is none that can be read."""
     try:
         return int(checkpoint.describe(folder.state_file)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError):
         return 0
 
 
 def _holds(folder: RunFolder, metrics: Mapping[str, Any]) -> bool:
     """Whether metrics.jsonl begins with what was there when the state was saved."""
     try:
+        if not folder.metrics_file.is_file() or metrics["bytes"] < 0:
+            return False
         with folder.metrics_file.open("rb") as stream:
             found = stream.read(metrics["bytes"])
     except OSError:

@@ -21,6 +21,8 @@ from mha_ablate.run.folder import FINISHED, RunFolder, this_process, write_atomi
 from mha_ablate.run.lock import locked
 from mha_ablate.run.provenance import provenance
 from mha_ablate.run.record import Record
+from mha_ablate.run.shape import config_of as yaml_config_of
+from mha_ablate.run.shape import read_text
 from mha_ablate.run.state import State, find_state
 from mha_ablate.study.keeping import RunKeeper, resume
 from mha_ablate.training.allocator import loaded
@@ -63,10 +65,12 @@ class Cell:
     def is_done(self) -> bool:
         """Whether the folder holds a finished run of exactly this cell."""
         found = self.folder.read()
-        return found.get("state") in FINISHED and found.get("config_hash") == self.hash
+        complete = all(found.get(key) for key in ("result", "cost", "text"))
+        return found.get("state") in FINISHED and found.get("config_hash") == self.hash and complete
 
     def check_folder(self) -> None:
-        """Raise RequestError where the folder holds another configuration."""
+        """Raise RequestError where the folder holds another configuration, or leads elsewhere by a link."""
+        self.folder.refuse_links()
         self._refuse_unless(self.folder, "config_hash", self.hash)
 
     def check_arm(self) -> None:
@@ -102,8 +106,8 @@ class Cell:
         import yaml
 
         try:
-            there = flat(yaml.safe_load(run.config_file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, AttributeError, yaml.YAMLError):
+            there = flat(yaml_config_of(yaml.safe_load(read_text(run.config_file))))
+        except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError):
             return "its config.yaml cannot be read"
         here = flat(asdict(self.config))
         same_for_the_result = ("study", "outputs", "name", "data.", "seed", "match")

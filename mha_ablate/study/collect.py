@@ -9,7 +9,8 @@ from typing import Any
 
 from mha_ablate.data.corpus import IDENTITY
 from mha_ablate.errors import RequestError
-from mha_ablate.run.folder import STATES, RunFolder, StudyFolder, read_json
+from mha_ablate.run.folder import RunFolder, StudyFolder
+from mha_ablate.run.shape import config_of, read_text
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Study:
     runs: list[Run]
     plan: dict[str, Any] | None
     costs: dict[str, Any]
+    left_out: list[Path]  # files that cannot be read, or are not what this package writes
 
     @property
     def arms(self) -> list[str]:
@@ -68,9 +70,11 @@ def collect(path: Path) -> Study:
     if not path.is_dir():
         raise RequestError(f"{path} is no folder: give a study's folder such as outputs/fc_out")
     folder = StudyFolder(path)
-    plan = read_json(folder.plan_file)
-    plan = plan if isinstance(plan, dict) and isinstance(plan.get("arms"), dict) else None
-    found = [(f, about) for f in folder.runs() if _is_run(about := f.read())]
+    plan = folder.plan()
+    read = [(f, f.read()) for f in folder.runs()]
+    found = [(f, about) for f, about in read if about]
+    left_out = [f.run_file for f, about in read if not about]
+    left_out += [folder.plan_file] if plan is None and folder.plan_file.exists() else []
     if not found:
         raise RequestError(f"{path} holds no run: give a folder that `mha-ablate compare` or `train` wrote")
     labels = _labels(found, path)
@@ -82,22 +86,14 @@ def collect(path: Path) -> Study:
         Run(labels[f.path], about["seed"], f, about, _evaluations(f), configs[about["arm_hash"]]) for f, about in found
     ]
     _check_comparable(runs, path)
-    return Study(folder, runs, plan, _costs(folder, runs))
+    return Study(folder, runs, plan, _costs(folder, runs), left_out)
 
 
 def _costs(folder: StudyFolder, runs: list[Run]) -> dict[str, Any]:
     """The measured costs of those arms whose configuration is still the one that was measured."""
-    kept = read_json(folder.cost_file)
-    if not isinstance(kept, dict):
-        return {}
+    kept = folder.costs()
     now = {run.arm: run.about["arm_hash"] for run in runs}
-    return {a: c for a, c in kept.get("costs", {}).items() if kept.get("arms", {}).get(a) == now.get(a)}
-
-
-def _is_run(about: dict[str, Any]) -> bool:
-    if about.get("state") == "ok" and "val_loss" not in (about.get("result") or {}):
-        return False
-    return about.get("state") in STATES and all(key in about for key in ("arm", "seed", "config_hash", "arm_hash"))
+    return {a: c for a, c in kept["costs"].items() if a in now and kept["arms"].get(a) == now[a]}
 
 
 def _evaluations(folder: RunFolder) -> list[dict[str, Any]]:
@@ -109,10 +105,9 @@ def _config(folder: RunFolder) -> dict[str, Any]:
     import yaml
 
     try:
-        found = yaml.load(folder.config_file.read_text(encoding="utf-8"), Loader=_yaml_loader())
-    except (OSError, ValueError, yaml.YAMLError):
+        return config_of(yaml.load(read_text(folder.config_file), Loader=_yaml_loader()))
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _yaml_loader() -> Any:
@@ -143,8 +138,7 @@ def _check_comparable(runs: list[Run], path: Path) -> None:
     """Runs on another text, tokenizer or split are never compared."""
     texts = {}
     for run in runs:
-        if "text" in run.about:
-            text = run.about["text"]
+        if text := run.about.get("text"):
             texts.setdefault(tuple(str(text.get(key)) for key in IDENTITY), run)
     if len(texts) > 1:
         shown = "; ".join(

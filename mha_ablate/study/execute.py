@@ -10,7 +10,7 @@ from typing import Any
 
 from mha_ablate import build
 from mha_ablate.errors import RunFailed
-from mha_ablate.run.folder import read_json, write_json
+from mha_ablate.run.folder import write_json
 from mha_ablate.run.state import saved_step
 from mha_ablate.study.cell import Cell
 from mha_ablate.study.observer import Observer
@@ -183,9 +183,7 @@ def time_arms(plan: Plan, pool: Pool, observer: Observer) -> str | None:
 
 def costs_are_known(plan: Plan) -> bool:
     """Whether cost.json was measured on all of these arms, in one go."""
-    kept = read_json(plan.folder.cost_file)
-    known = kept.get("arms", {}) if isinstance(kept, dict) else {}
-    return _arm_hashes(plan).items() <= known.items()
+    return _arm_hashes(plan).items() <= plan.folder.costs()["arms"].items()
 
 
 def _arm_hashes(plan: Plan) -> dict[str, str]:

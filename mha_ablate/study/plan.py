@@ -18,7 +18,7 @@ from mha_ablate.corpora import corpus_of, pinned
 from mha_ablate.data.corpus import Corpus
 from mha_ablate.data.text import Watch, unwatched
 from mha_ablate.errors import RequestError
-from mha_ablate.run.folder import FINISHED, StudyFolder, read_json, write_json
+from mha_ablate.run.folder import FINISHED, StudyFolder, write_json
 from mha_ablate.study.cell import Cell
 
 NOT_AN_ARMS = ("seed", "data_seed", "study", "outputs", "name", "data", "tokenizer")
@@ -52,8 +52,7 @@ class Plan:
 
         A plan that differs from the one before keeps the older hashes under `earlier`.
         """
-        found = read_json(self.folder.plan_file)
-        before = found if isinstance(found, dict) else {}
+        before = self.folder.plan() or {}
         plan = self.to_json()
         for key in ("arms", "cells"):
             plan[key] = {**before.get(key, {}), **plan[key]}
@@ -117,8 +116,7 @@ def make_plan(
 
 def _seems_finished(folder: StudyFolder, study: StudyConfig) -> bool:
     """Whether every cell has ended and every arm was timed, going by names and states: hashes take the text, which takes time."""
-    kept = read_json(folder.cost_file)
-    timed = kept.get("arms", {}) if isinstance(kept, dict) else {}
+    timed = folder.costs()["arms"]
     ended = (folder.run(arm, seed).read().get("state") in FINISHED for seed in study.seed_list for arm in study.chosen)
     return set(study.chosen) <= set(timed) and all(ended)
 

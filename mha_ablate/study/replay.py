@@ -17,6 +17,8 @@ from mha_ablate.data.corpus import IDENTITY
 from mha_ablate.errors import RequestError
 from mha_ablate.run import checkpoint
 from mha_ablate.run.folder import FINISHED, RunFolder
+from mha_ablate.run.shape import plain as plain_values
+from mha_ablate.run.shape import read_text
 from mha_ablate.study.cell import Cell
 from mha_ablate.study.observer import Observer
 from mha_ablate.study.single import run_single
@@ -78,8 +80,9 @@ def config_of(folder: RunFolder) -> RunConfig:
     import yaml
 
     try:
-        kept = yaml.safe_load(folder.config_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        kept = yaml.safe_load(read_text(folder.config_file))
+        plain_values(kept)
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise RequestError(f"{folder.config_file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(kept, dict):
         raise RequestError(f"{folder.config_file} holds no configuration")
@@ -115,9 +118,9 @@ def _difference_of_weights(then: RunFolder, now: RunFolder) -> str | None:
     if a.keys() != b.keys():
         return f"the weights are of other tensors: {sorted(a.keys() ^ b.keys())[0]} is in one run alone"
     for name in sorted(a):
+        if a[name].shape != b[name].shape or a[name].dtype != b[name].dtype:
+            return f"weights after the last step, {name}: other shapes or types"
         if not torch.equal(a[name].nan_to_num(), b[name].nan_to_num()):
-            apart = (a[name] - b[name]).abs().max().item() if a[name].shape == b[name].shape else None
-            return f"weights after the last step, {name}: " + (
-                "other shapes" if apart is None else f"up to {apart:.3g} apart"
-            )
+            apart = (a[name] - b[name]).abs().max().item()
+            return f"weights after the last step, {name}: up to {apart:.3g} apart"
     return None

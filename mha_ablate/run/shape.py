@@ -1,0 +1,192 @@
+"""What files of a run folder must look like to be believed. Folders travel between people, and anybody may have written them.
+
+A file that does not have its shape counts as one that cannot be read. Nothing here raises anything but ValueError.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+STATES = ("running", "ok", "failed", "diverged")
+FINISHED = ("ok", "diverged")
+LARGEST = 1e18  # of a number: its square can still be summed
+DEEPEST = 16
+MOST_VALUES = 200_000  # in one file: aliases of YAML can stand for more than memory holds
+TEXT_KEYS = ("name", "tokenizer", "split", "sha256")
+NUMBERS_OF_CONFIG = (("optim", "lr"), ("optim", "warmup_steps"), ("trainer", "steps"), ("trainer", "batch_size"))
+# What moves a terminal's cursor, turns text round, or may stand in no XML and no UTF-8.
+UNSEEMLY = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+CELL = re.compile(r".+/seed=[0-9]{1,10}", flags=re.DOTALL)
+TAG = re.compile(r"[\w./ -]{1,200}", flags=re.ASCII)
+
+
+def read_text(path: Path) -> str:
+    """A regular file as text. Raises OSError or ValueError; a pipe or a device, which may never end, is none."""
+    if not path.is_file():
+        raise FileNotFoundError(2, "no regular file", str(path))
+    return path.read_text(encoding="utf-8")
+
+
+def parsed(text: str) -> Any:
+    """JSON as plain values. Raises ValueError also for what is nested too deeply and for NaN, which is no JSON."""
+    try:
+        return json.loads(text, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def plain(value: Any) -> Any:
+    """`value` with seemly strings. Raises ValueError for what JSON cannot hold: odd types and keys, numbers beyond sense, depth."""
+    return _plain(value, DEEPEST, [MOST_VALUES])
+
+
+def _plain(value: Any, depth: int, left: list[int]) -> Any:
+    left[0] -= 1
+    if left[0] < 0 or depth < 0:
+        raise ValueError("too many values, or nested too deeply")
+    if value is None or value is True or value is False:
+        return value
+    kind = type(value)
+    if kind is str:
+        return UNSEEMLY.sub("\ufffd", value)
+    if kind is int or kind is float:
+        return _require(value, is_number(value), "a number beyond sense")
+    if kind is list:
+        return [_plain(v, depth - 1, left) for v in value]
+    if kind is dict:
+        _require(value, all(type(key) is str for key in value), "a key that is no string")
+        return {_plain(k, depth - 1, left): _plain(v, depth - 1, left) for k, v in value.items()}
+    raise ValueError(f"a value of type {kind.__name__}")
+
+
+def run_of(value: Any) -> dict[str, Any]:
+    """run.json as it is believed. Raises ValueError where it is none that this package wrote."""
+    run = _dict_of(plain(value), "it")
+    _require(run, run.get("state") in STATES, "state is unknown")
+    _require(run, all(_is_word(run.get(key)) for key in ("arm", "config_hash", "arm_hash")), "no arm, or no hashes")
+    _require(run, is_natural(run.get("seed")), "seed is no whole number")
+    _require(run, run.get("error") is None or type(run["error"]) is str, "error is no text")
+    _require(run, _is_list_of(run.get("overrides", []), str), "overrides is no list of texts")
+    _require(run, _is_list_of(run.get("resumed", []), dict), "resumed is no list")
+    _require(run, all(is_number(run.get(key, 0)) for key in ("started", "ended")), "a time is no number")
+    choices = _dict_of(run.get("choices", {}), "choices")
+    _require(run, all(v is None or type(v) is str for v in choices.values()), "choices are no texts")
+    _require(run, _are_numbers(run.get("cost", {})), "cost is no table of numbers")
+    _require(run, _are_numbers(run.get("result") or {}), "result is no table of numbers")
+    _require_text(run.get("text", {}))
+    _require_provenance(run.get("provenance", {}))
+    if run["state"] == "ok":
+        loss = _dict_of(run.get("result"), "result").get("val_loss")
+        _require(run, is_number(loss), "it ended well without a loss")
+    return run
+
+
+def _require_text(text: Any) -> None:
+    text = _dict_of(text, "text")
+    if text:
+        _require(text, all(type(text.get(key)) is str for key in TEXT_KEYS), "text is not identified")
+    _require(text, all(is_natural(text.get(key) or 0) for key in ("val_tokens", "val_bytes")), "text has no size")
+    unseen = _dict_of(text.get("unseen") or {}, "text.unseen")
+    good = not unseen.get("distinct") or all(is_natural(unseen.get(key)) for key in ("distinct", "tokens"))
+    _require(text, good and (not unseen or is_natural(text.get("val_tokens", 0))), "text.unseen is no count")
+
+
+def _require_provenance(found: Any) -> None:
+    provenance = _dict_of(found, "provenance")
+    for key in ("versions", "git"):
+        _dict_of(provenance.get(key) or {}, f"provenance.{key}")
+
+
+def line_is_sound(line: Any) -> bool:
+    """Whether a line of metrics.jsonl is one: a step, and numbers by name."""
+    if type(line) is not dict or not is_natural(line.get("step")) or not is_number(line.get("wall_time", 0)):
+        return False
+    for key, value in line.items():
+        if not is_number(value) and (value is not None or key in ("tokens", "gflop", "train_s")):
+            return False
+        if TAG.fullmatch(key) is None:
+            return False
+    return True
+
+
+def plan_of(value: Any) -> dict[str, Any]:
+    """plan.json as it is believed. Raises ValueError where it is none that this package wrote."""
+    plan = _dict_of(plain(value), "it")
+    arms = _dict_of(plan.get("arms"), "arms")
+    _require(plan, all(_is_word(arm) and _is_list_of(words, str) for arm, words in arms.items()), "arms are no lists")
+    words = (plan.get(key, "-") for key in ("study", "baseline", "hash"))
+    _require(plan, all(map(_is_word, words)), "study, baseline or hash is no text")
+    _require(plan, is_number(plan.get("margin", 1)) and plan.get("margin", 1) > 0, "margin is not above 0")
+    _require(plan, _is_list_of(plan.get("earlier", []), str), "earlier is no list of hashes")
+    seeds, cells = plan.get("seeds", []), plan.get("cells", {})
+    _require(plan, type(seeds) is list and all(map(is_natural, seeds)), "seeds are no whole numbers")
+    _require(plan, _is_dict_of(cells, str) and all(map(CELL.fullmatch, cells)), "cells are not ARM/seed=N")
+    return plan
+
+
+def costs_of(value: Any) -> dict[str, Any]:
+    """cost.json as it is believed. Raises ValueError where it is none that this package wrote."""
+    kept = _dict_of(plain(value), "it")
+    _require(kept, _is_dict_of(kept.get("arms"), str), "arms have no hashes")
+    for cost in _dict_of(kept.get("costs"), "costs").values():
+        spread = _dict_of(cost, "a cost").get("step_ms_range", [1, 1])
+        good = type(spread) is list and len(spread) == 2 and all(is_number(v) and v > 0 for v in spread)
+        numbers = _are_numbers({k: v for k, v in cost.items() if k != "step_ms_range"})
+        _require(kept, good and numbers, "a cost is no number")
+    return kept
+
+
+def config_of(value: Any) -> dict[str, Any]:
+    """config.yaml as a report shows it. Raises ValueError where it is none that this package wrote."""
+    config = _dict_of(plain(value), "it")
+    for group, key in NUMBERS_OF_CONFIG:
+        found = _dict_of(config.get(group) or {}, group).get(key, 0)
+        _require(config, is_number(found), f"{group}.{key} is no number")
+    _dict_of(config.get("model") or {}, "model")
+    return config
+
+
+def is_number(value: Any) -> bool:
+    """Whether `value` is a finite number that can be reckoned with."""
+    return type(value) in (int, float) and -LARGEST < value < LARGEST and math.isfinite(value)
+
+
+def is_natural(value: Any) -> bool:
+    """Whether `value` is a whole number from 0."""
+    return type(value) is int and 0 <= value < LARGEST
+
+
+def _are_numbers(value: Any) -> bool:
+    return type(value) is dict and all(v is None or is_number(v) for v in value.values())
+
+
+def _is_word(value: Any) -> bool:
+    return type(value) is str and 0 < len(value) <= 1000
+
+
+def _is_list_of(value: Any, kind: type) -> bool:
+    return type(value) is list and all(type(v) is kind for v in value)
+
+
+def _is_dict_of(value: Any, kind: type) -> bool:
+    return type(value) is dict and all(type(v) is kind for v in value.values())
+
+
+def _dict_of(value: Any, what: str) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise ValueError(f"{what} is no table")
+    return value
+
+
+def _require(value: Any, good: bool, what: str) -> Any:
+    if not good:
+        raise ValueError(what)
+    return value
+
+
+def _no_number(word: str) -> Any:
+    raise ValueError(f"{word} is no number")
