@@ -13,6 +13,7 @@ from scripts.reliability.hostile import TEXT, ending, kinds, make_origin
 from tests.conftest import SMALL, Cli
 
 EXAMPLES = {"settings of `train`": 40, "text": 30, "a folder for `report`": 12, "a folder for `replay`": 6}
+UNCHECKED = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture]
 NAMES = [kind.name for kind in kinds(Path())]
 
 
@@ -27,7 +28,7 @@ def test_nothing_ends_in_a_traceback(name: str, origin: Path) -> None:
     kind = next(kind for kind in kinds(origin) if kind.name == name)
 
     @settings(max_examples=EXAMPLES.get(name, 15), derandomize=True, database=None, deadline=None,
-              suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture])  # fmt: skip
+              suppress_health_check=UNCHECKED)  # fmt: skip
     @given(kind.drawn)
     def one(drawn: object) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -41,7 +42,7 @@ def test_nothing_ends_in_a_traceback(name: str, origin: Path) -> None:
     derandomize=True,
     database=None,
     deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.function_scoped_fixture],
+    suppress_health_check=UNCHECKED,
 )
 @given(words=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)))
 def test_the_command_line_refuses_in_one_line(words: list[str], cli: Cli) -> None:
