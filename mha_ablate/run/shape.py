@@ -133,9 +133,9 @@ def costs_of(value: Any) -> dict[str, Any]:
     kept = _dict_of(plain(value), "it")
     _require(kept, _is_dict_of(kept.get("arms"), str), "arms have no hashes")
     for cost in _dict_of(kept.get("costs"), "costs").values():
-        spread = _dict_of(cost, "a cost").get("step_ms_range", [1, 1])
-        good = type(spread) is list and len(spread) == 2 and all(is_number(v) and v > 0 for v in spread)
-        numbers = _are_numbers({k: v for k, v in cost.items() if k != "step_ms_range"})
+        spread, rounds = (_dict_of(cost, "a cost").get(key, [1, 1]) for key in ("step_ms_range", "step_ms_rounds"))
+        numbers = _are_numbers({k: v for k, v in cost.items() if k not in ("step_ms_range", "step_ms_rounds")})
+        good = _are_times(spread) and _are_times(rounds) and len(spread) == 2
         _require(kept, good and numbers, "a cost is no number")
     return kept
 
@@ -158,6 +158,10 @@ def is_number(value: Any) -> bool:
 def is_natural(value: Any) -> bool:
     """Whether `value` is a whole number from 0."""
     return type(value) is int and 0 <= value < LARGEST
+
+
+def _are_times(value: Any) -> bool:
+    return type(value) is list and all(is_number(v) and v > 0 for v in value)
 
 
 def _are_numbers(value: Any) -> bool:
