@@ -62,10 +62,17 @@ def _run(app: typer.Typer, args: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
+        if _is_about_memory(error):
+            return _say(f"there is not enough memory ({error}): take a smaller model, context or trainer.batch_size", 1)
         return _say(f"internal error, {type(error).__name__}: {error} (again with --debug to see where)", 1)
     if code == INTERRUPTED:  # typer has turned a KeyboardInterrupt into an exit code
         return _say("interrupted", code)
     return code if isinstance(code, int) else 0
+
+
+def _is_about_memory(error: Exception) -> bool:
+    """Whether Python or torch, on a CPU or a GPU, was refused memory."""
+    return isinstance(error, MemoryError) or re.search(r"(can't allocate|out of) memory", str(error)) is not None
 
 
 def _say(message: str, code: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -149,7 +149,8 @@ def run_cells(cells: Sequence[Cell], on_line: OnCellLine) -> list[dict[str, Any]
             for cell, run in zip(cells, runs, strict=True):
                 if run["state"] == "running":
                     run |= {"state": "failed", "error": f"{type(error).__name__}: {error}", "ended": time.time()}
-                    cell.folder.write(run)
+                    with suppress(OSError):  # a full disk takes no word of it: the run stays one that goes on
+                        cell.folder.write(run)
             raise
         return runs
 
