@@ -57,7 +57,8 @@ def resolved(config: RunConfig) -> RunConfig:
 def hardware_of(config: RunConfig) -> Hardware:
     """Device, precision and threads. Raises RequestError for a GPU that is not there."""
     try:
-        return resolve(config.trainer.device, config.trainer.precision, config.trainer.threads)
+        t = config.trainer
+        return resolve(t.device, t.precision, t.threads, memory=cache_dir())
     except ValueError as error:
         raise RequestError(str(error)) from error
 

@@ -72,13 +72,11 @@ def conduct_run(overrides: list[str], *, observer: Observer) -> tuple[Path, dict
     with interruptible():
         observer.checking()
         _text_at_hand(overrides, observer)
-        from mha_ablate.study.single import run_single, single_cell, with_memory
+        from mha_ablate.study.single import run_single, single_cell
 
         cell = single_cell(overrides, observer.reading)
-        if done_before := cell.is_done():
-            cell.folder.tidy()
-        run = with_memory(cell) if done_before else run_single(cell, observer)
-        return cell.folder.path, run, done_before
+        before = cell.finished()
+        return cell.folder.path, before or run_single(cell, observer), before is not None
 
 
 def conduct_replay(path: Path, *, observer: Observer) -> Replay:
@@ -114,5 +112,5 @@ def interruptible() -> Iterator[None]:
 def _what_is_kept(plan: Plan | None) -> str:
     if plan is None:
         return "nothing was begun"
-    done = sum(cell.is_done() for cell in plan.cells)
+    done = sum(cell.finished() is not None for cell in plan.cells)
     return f"{done} of {len(plan.cells)} cells are finished and kept"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mha_ablate.doctor.fact import Answer, in_words
 from mha_ablate.doctor.software import REINSTALL
 from mha_ablate.errors import MhaAblateError
-from mha_ablate.training.hardware import BF16_PROBES, bf16_features, bf16_speedup
+from mha_ablate.training.hardware import BF16_PROBES, WORTH_IT, bf16_features, bf16_speedup
 
 if TYPE_CHECKING:
     from mha_ablate.training.hardware import Hardware
@@ -44,4 +44,6 @@ def why_precision(hardware: Hardware, asked: str) -> str:
         features = bf16_features("cuda")
         return f"the GPU multiplies it ({', '.join(features)})" if features else "the GPU does not multiply bf16"
     named = ", ".join(bf16_features("cpu")) or f"neither {' nor '.join(BF16_PROBES)}"
-    return f"tried: the processor multiplies bf16 {bf16_speedup():.1f} times as fast as fp32 ({named})"
+    found = f"the processor multiplies bf16 {bf16_speedup():.1f} times as fast as fp32 ({named})"
+    remembered = hardware.precision == "bf16" and bf16_speedup() < WORTH_IT
+    return f"tried: {found}" if not remembered else f"it was faster when first tried; now {found}"

@@ -28,7 +28,7 @@ from mha_ablate.study.keeping import RunKeeper, resume
 from mha_ablate.training.allocator import loaded
 from mha_ablate.training.compiled import forget
 from mha_ablate.training.evaluate import validation_losses
-from mha_ablate.training.hardware import name_of
+from mha_ablate.training.hardware import Hardware, name_of
 from mha_ablate.training.loop import Outcome, train
 from mha_ablate.training.schedule import learning_rate
 
@@ -62,11 +62,14 @@ class Cell:
         """The same for every seed of one configuration: what may be averaged."""
         return config_hash({k: v for k, v in self._identity.items() if k not in ("init_seed", "data_seed")})
 
-    def is_done(self) -> bool:
-        """Whether the folder holds a finished run of exactly this cell."""
+    def finished(self) -> dict[str, Any] | None:
+        """The run.json of a finished run of exactly this cell, tidied up; None where there is none."""
         found = self.folder.read()
         complete = all(found.get(key) for key in ("result", "cost", "text"))
-        return found.get("state") in FINISHED and found.get("config_hash") == self.hash and complete
+        if found.get("state") not in FINISHED or found.get("config_hash") != self.hash or not complete:
+            return None
+        self.folder.tidy()
+        return found
 
     def check_folder(self) -> None:
         """Raise RequestError where the folder holds another configuration, or leads elsewhere by a link."""
@@ -126,17 +129,18 @@ class Cell:
         return cls(**values)
 
 
-def run_cell(cell: Cell, on_line: OnLine) -> dict[str, Any]:
+def run_cell(cell: Cell, on_line: OnLine, *, count_memory: bool = False) -> dict[str, Any]:
     """Train a cell by itself; otherwise as `run_cells`."""
-    return run_cells([cell], lambda _, line: on_line(line))[0]
+    return run_cells([cell], lambda _, line: on_line(line), count_memory=count_memory)[0]
 
 
-def run_cells(cells: Sequence[Cell], on_line: OnCellLine) -> list[dict[str, Any]]:
+def run_cells(cells: Sequence[Cell], on_line: OnCellLine, *, count_memory: bool = False) -> list[dict[str, Any]]:
     """Train cells that differ in their seeds alone, side by side, and leave a complete run folder each; returns their run.json.
 
     Cells that were interrupted go on where their states were saved, if all of them were at one step; otherwise from the start.
     An exception is recorded as `failed` in every cell that was not finished by then, then raised. `on_line(cell, line)` receives
     every line of a cell's metrics.jsonl and, when training begins, one that says so: the step it begins after and `val_tokens`.
+    With `count_memory` the costs of a run have the peak memory of a step; a study counts it once an arm.
     """
     with ExitStack() as locks:
         for cell in cells:
@@ -144,7 +148,7 @@ def run_cells(cells: Sequence[Cell], on_line: OnCellLine) -> list[dict[str, Any]
         states = _states(cells)
         runs = [_begun(cell, state, why) for cell, (state, why) in zip(cells, states, strict=True)]
         try:
-            _train_into(cells, runs, [state for state, _ in states if state], on_line)
+            _train_into(cells, runs, [state for state, _ in states if state], on_line, count_memory)
         except Exception as error:
             for cell, run in zip(cells, runs, strict=True):
                 if run["state"] == "running":
@@ -181,7 +185,11 @@ def _begun(cell: Cell, state: State | None, why_not: str | None) -> dict[str, An
 
 
 def _train_into(
-    cells: Sequence[Cell], runs: list[dict[str, Any]], states: Sequence[State], on_line: OnCellLine
+    cells: Sequence[Cell],
+    runs: list[dict[str, Any]],
+    states: Sequence[State],
+    on_line: OnCellLine,
+    count_memory: bool,
 ) -> None:
     """The runs themselves, from their states if they have any; fills `runs` with what they were and how they ended."""
     config = cells[0].config
@@ -189,14 +197,7 @@ def _train_into(
     hardware.prepare()
     corpus = corpus_of(config, known=cells[0].text)
     cost = build.counted_work(config, corpus.vocab_size)
-    came_from = provenance(
-        **asdict(hardware), device_name=name_of(hardware.device), stacked=len(cells), allocator=loaded()
-    )
-    for cell, run in zip(cells, runs, strict=True):
-        if "resumed" in run:
-            run["resumed"][-1]["changed"] = changes(run["provenance"], came_from)
-        run |= {"text": corpus.summary(), "cost": cost, "provenance": came_from}
-        cell.folder.write(run)
+    _introduce(cells, runs, hardware, {"text": corpus.summary(), "cost": cost})
 
     forget()  # models of earlier cells
     if hardware.device == "cuda" or len(cells) > 1:
@@ -220,13 +221,7 @@ def _train_into(
         outcomes = train(
             take_step,
             validate=lambda whole: validation_losses(take_step, corpus.val, whole=whole),
-            rate=lambda step: learning_rate(
-                step,
-                steps=config.trainer.steps,
-                peak=config.optim.lr,
-                final=config.optim.final_lr,
-                warmup=config.optim.warmup_steps,
-            ),
+            rate=_rate_of(config),
             write=write,
             steps=config.trainer.steps,
             eval_every=config.trainer.eval_every,
@@ -235,13 +230,46 @@ def _train_into(
             keeper=keeper,
         )
     take_step.optimizer.release()
-    for cell, run, model, outcome in zip(cells, runs, models, outcomes, strict=True):
-        keeper.finish(cell, model, outcome)
-        error = None if outcome.state == "ok" else f"the loss was not finite at step {outcome.step}"
-        end = {"state": outcome.state, "error": error, "result": _result(cell.folder, outcome), "ended": time.time()}
-        cell.folder.write(run | end)
-        run |= end
-        cell.folder.state_file.unlink(missing_ok=True)
+    ended = time.time()
+    if count_memory:  # at the end: torch takes a second to get ready for it
+        cost |= {"peak_memory_mb": build.peak_memory(config, corpus.vocab_size) / 1e6}
+    for lane, (cell, run, outcome) in enumerate(zip(cells, runs, outcomes, strict=True)):
+        keeper.finish(lane, models[lane], outcome)
+        _conclude(cell, run, outcome, {"cost": cost, "ended": ended})
+
+
+def _introduce(
+    cells: Sequence[Cell], runs: list[dict[str, Any]], hardware: Hardware, known: dict[str, dict[str, Any]]
+) -> None:
+    """Write down what is known when training begins: text, counted costs, where it happens."""
+    came_from = provenance(
+        **asdict(hardware), device_name=name_of(hardware.device), stacked=len(cells), allocator=loaded()
+    )
+    for cell, run in zip(cells, runs, strict=True):
+        if "resumed" in run:
+            run["resumed"][-1]["changed"] = changes(run["provenance"], came_from)
+        run |= {**known, "provenance": came_from}
+        cell.folder.write(run)
+
+
+def _conclude(cell: Cell, run: dict[str, Any], outcome: Outcome, known: dict[str, Any]) -> None:
+    """Write down how a run ended: from here on nothing touches it."""
+    error = None if outcome.state == "ok" else f"the loss was not finite at step {outcome.step}"
+    end = {"state": outcome.state, "error": error, "result": _result(cell.folder, outcome), **known}
+    cell.folder.write(run | end)
+    run |= end
+    cell.folder.state_file.unlink(missing_ok=True)
+
+
+def _rate_of(config: RunConfig) -> Callable[[int], float]:
+    """The learning rate by step."""
+    return lambda step: learning_rate(
+        step,
+        steps=config.trainer.steps,
+        peak=config.optim.lr,
+        final=config.optim.final_lr,
+        warmup=config.optim.warmup_steps,
+    )
 
 
 def _record(cell: Cell, corpus: Corpus, cost: dict[str, Any], tokens_per_step: int) -> Record:

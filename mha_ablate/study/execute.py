@@ -108,11 +108,7 @@ def run_cells(plan: Plan, pool: Pool, observer: Observer) -> Progress:
 
     Returns the final state.
     """
-    done = {}
-    for cell in plan.cells:
-        if cell.is_done():
-            cell.folder.tidy()
-            done[key_of(cell)] = cell.folder.read()["result"]["val_loss"]
+    done = {key_of(cell): run["result"]["val_loss"] for cell in plan.cells if (run := cell.finished())}
     progress = Progress(plan.cells, done, to_be_timed=not costs_are_known(plan))
     lanes = lanes_of(plan, pool.size) if pool.lanes is None else dict.fromkeys(plan.arms, pool.lanes)
     waiting = groups(progress.todo, lambda cell: lanes[cell.arm])
@@ -161,11 +157,12 @@ def _replace(worker: Worker, pool: Pool, progress: Progress) -> None:
     if not worker.ready:
         raise RunFailed(f"no worker could be started: {reason}")
     for cell in worker.cells:
-        found = cell.folder.read()
-        if cell.is_done():
-            progress.end(cell, found["state"], time.monotonic(), loss=found["result"]["val_loss"])
+        if run := cell.finished():
+            progress.end(cell, run["state"], time.monotonic(), loss=run["result"]["val_loss"])
             continue
-        cell.folder.write({**cell.head(), **found, "state": "failed", "error": reason, "ended": time.time()})
+        cell.folder.write(
+            {**cell.head(), **cell.folder.read(), "state": "failed", "error": reason, "ended": time.time()}
+        )
         progress.end(cell, "failed", time.monotonic(), error=reason)
     pool.start()
 

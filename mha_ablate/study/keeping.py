@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,7 +59,7 @@ class RunKeeper:
         self.cells, self.records, self.take_step = cells, records, take_step
         self.every_s = cells[0].config.trainer.save_every_s
         self.about = {"vocab_size": corpus.vocab_size}
-        self.tokenizer = corpus.tokenizer.state
+        self.tokenizers = [save_tokenizer(cell.folder, corpus.tokenizer.state) for cell in cells]
         self.best: list[dict[str, Any] | None] = [state.about["best"] for state in states] or [None] * len(cells)
         self.saved_at = time.monotonic()
 
@@ -97,16 +98,15 @@ class RunKeeper:
             cell.folder.best_file.unlink(missing_ok=True)
             return
         with self.take_step.optimizer.in_full():
-            self._save(cell, self.take_step.models[lane], "best", line["step"])
+            self._save(lane, self.take_step.models[lane], cell.folder.best_file, line["step"])
 
-    def finish(self, cell: Cell, model: nn.Module, outcome: Outcome) -> None:
+    def finish(self, lane: int, model: nn.Module, outcome: Outcome) -> None:
         """Save the weights at the end."""
-        self._save(cell, model, "last", outcome.step)
+        self._save(lane, model, self.cells[lane].folder.last_file, outcome.step)
 
-    def _save(self, cell: Cell, model: nn.Module, which: str, step: int) -> None:
-        file = cell.folder.last_file if which == "last" else cell.folder.best_file
-        tokenizer = save_tokenizer(cell.folder, self.tokenizer)
-        save_weights(file, model, {"step": step, "config_hash": cell.hash, "tokenizer": tokenizer, **self.about})
+    def _save(self, lane: int, model: nn.Module, file: Path, step: int) -> None:
+        about = {"step": step, "config_hash": self.cells[lane].hash, "tokenizer": self.tokenizers[lane]}
+        save_weights(file, model, {**about, **self.about})
 
 
 def _of_lane(losses: list[Tensor], lane: int) -> Tensor:

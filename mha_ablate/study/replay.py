@@ -63,7 +63,7 @@ def replay(folder: RunFolder, observer: Observer) -> Replay:
     with tempfile.TemporaryDirectory(prefix="mha_ablate-replay-") as scratch:
         again = RunFolder(Path(scratch) / "run")
         cell = Cell(arm=str(about["arm"]), seed=int(about["seed"]), config=config, folder=again, text=corpus.reference)
-        now = run_single(cell, observer)
+        now = run_single(cell, observer, count_memory=False)
         lines = (folder.lines(), again.lines())
         difference = first_difference(*lines) or _difference_of_weights(folder, again)
         tensors = len(checkpoint.load(again.last_file)[0])

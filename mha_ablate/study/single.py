@@ -49,7 +49,7 @@ def single_cell(overrides: list[str], watch: Watch = unwatched) -> Cell:
     return cell
 
 
-def run_single(cell: Cell, observer: Observer) -> dict[str, Any]:
+def run_single(cell: Cell, observer: Observer, *, count_memory: bool = True) -> dict[str, Any]:
     """Run it in this process, as a study of one cell; returns its run.json."""
     progress = Progress([cell])
     progress.begin(cell, time.monotonic())
@@ -59,17 +59,4 @@ def run_single(cell: Cell, observer: Observer) -> dict[str, Any]:
         progress.hear(cell, line, time.monotonic())
         observer.training(progress)
 
-    run_cell(cell, on_line)
-    return with_memory(cell)
-
-
-def with_memory(cell: Cell) -> dict[str, Any]:
-    """The run.json of a finished cell with the peak memory of a step among its costs.
-
-    It is counted when all else is done: torch takes a second to get ready for that.
-    """
-    run = cell.folder.read()
-    if "peak_memory_mb" not in run["cost"]:
-        run["cost"]["peak_memory_mb"] = build.peak_memory(cell.config, run["text"]["vocab_size"]) / 1e6
-        cell.folder.write(run)
-    return run
+    return run_cell(cell, on_line, count_memory=count_memory)

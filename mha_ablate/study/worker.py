@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Tell = Callable[[dict[str, Any]], None]
 
+# Somebody else wrote into the folder while it was trained.
+LOST = {"state": "failed", "error": "its run.json is not what was written at the end"}
+
 
 def main() -> None:
     """Serve requests until the input closes."""
@@ -64,10 +67,9 @@ def _run_cells(cells: list[Cell], tell: Tell) -> None:
     except Exception as error:
         failure = {"state": "failed", "error": f"{type(error).__name__}: {error}"}
     for cell in cells:
-        if failure and not cell.is_done():
-            tell({"kind": "done", **about(cell), **failure})
+        if not (run := cell.finished()):
+            tell({"kind": "done", **about(cell), **(failure or LOST)})
         else:
-            run = cell.folder.read()
             found = {"state": run["state"], "error": run["error"], "val_loss": run["result"]["val_loss"]}
             tell({"kind": "done", **about(cell), **found})
 

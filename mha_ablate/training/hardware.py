@@ -5,8 +5,10 @@ torch is imported where it is asked, so that `doctor` can count cores where torc
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
+import hashlib
 import math
 import os
 import time
@@ -68,8 +70,11 @@ def cpu_count() -> int:
         return cores
 
 
-def resolve(device: str, precision: str, threads: int | None) -> Hardware:
-    """Replace `auto` and null. Raises ValueError where a GPU is asked for and none can be used."""
+def resolve(device: str, precision: str, threads: int | None, *, memory: Path | None = None) -> Hardware:
+    """Replace `auto` and null. Raises ValueError where a GPU is asked for and none can be used.
+
+    `memory` is a folder that keeps what was found of this processor.
+    """
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -77,13 +82,32 @@ def resolve(device: str, precision: str, threads: int | None) -> Hardware:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "auto":
-        precision = "bf16" if multiplies_bf16(device) else "fp32"
+        precision = "bf16" if multiplies_bf16(device, memory) else "fp32"
     return Hardware(device, precision, threads or cpu_count())
 
 
-def multiplies_bf16(device: str) -> bool:
-    """Whether the hardware multiplies bfloat16 faster than float32: a GPU is asked, a CPU is tried."""
-    return bf16_speedup() >= WORTH_IT if device == "cpu" else bool(bf16_features(device))
+def multiplies_bf16(device: str, memory: Path | None = None) -> bool:
+    """Whether the hardware multiplies bfloat16 faster than float32: a GPU is asked, a CPU is tried.
+
+    A CPU's yes is kept in `memory`: a clock beside other load can miss it, and a run that goes on must come to the same
+    answer. A no is tried again.
+    """
+    if device != "cpu":
+        return bool(bf16_features(device))
+    import torch
+
+    what = f"{name_of(device)} {bf16_features(device)} {torch.__version__}"
+    mark = memory and memory / f"multiplies-bf16-{hashlib.sha256(what.encode()).hexdigest()[:16]}"
+    with contextlib.suppress(OSError):
+        if mark and mark.exists():
+            return True
+    if bf16_speedup() < WORTH_IT:
+        return False
+    with contextlib.suppress(OSError):
+        if mark:
+            mark.parent.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+    return True
 
 
 @functools.cache
@@ -91,8 +115,7 @@ def bf16_speedup() -> float:
     """How many times as fast as fp32 one core multiplies bf16 matrices of the sizes of a tiny Transformer.
 
     The best of a few products each, in turns: some 10 ms in all. Where bf16 is emulated a hundred times slower, one is
-    enough to know. Where it does not win at once it gets longer: beside other load a few turns can mislead, and a run that
-    goes on must come to the same answer.
+    enough to know. Where it does not win at once it gets longer: beside other load a few turns can mislead.
     """
     import torch
 

@@ -351,7 +351,7 @@ def _again(given: tuple[list[Harm], Path], folder: Path) -> None:
     text = json.loads((given[1].parent / "request.json").read_text(encoding="utf-8"))
     plan = make_plan([*text, f"outputs={study.parent}"])
     for cell in plan.cells:
-        cell.is_done()
+        cell.finished()
         find_state(cell.folder, cell.hash)
         saved_step(cell.folder)
         cell.folder.lines()

@@ -218,7 +218,7 @@ def test_a_worker_killed_before_it_wrote_a_word_leaves_a_cell_that_can_run(small
     assert progress.failures[0][0] == plan.cells[0]
     assert states(tmp_path / "outputs/fc_out") == {"dense/seed=0": "failed"}
     plan.cells[0].check_folder()
-    assert not plan.cells[0].is_done()
+    assert plan.cells[0].finished() is None
 
 
 def test_sigterm_in_the_first_moment_is_an_interruption(small: list[str]) -> None:

@@ -56,7 +56,7 @@ def test_cells_side_by_side_leave_what_they_leave_alone(small: list[str]) -> Non
     assert [step for seed, step in heard if seed == 1] == [0, 2, 3, 4, 6, 6]
     assert [run["seed"] for run in runs] == [0, 1, 2]
     for one, other in zip(stacked, alone, strict=True):
-        assert one.is_done()
+        assert one.finished()
         assert one.hash == other.hash  # how it was trained is no part of what it is
         here, there = one.folder.read(), other.folder.read()
         assert (here["state"], here["error"]) == ("ok", None)

@@ -279,8 +279,9 @@ def test_a_gpu_is_described_and_taken(tmp_path: Path) -> None:
     ],
 )
 def test_precision_is_tried_out_and_its_reason_is_what_was_found(
-    speedup: float, flags: set[str], precision: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+    speedup: float, flags: set[str], precision: str, words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setenv("MHA_ABLATE_CACHE", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for module in (hardware, defaults):
         monkeypatch.setattr(module, "bf16_speedup", lambda: speedup)
@@ -290,6 +291,25 @@ def test_precision_is_tried_out_and_its_reason_is_what_was_found(
     assert found.value == precision == hardware.resolve("cpu", "auto", 1).precision
     assert all(word in found.why for word in words)
     assert all(flag in machine.instructions().value for flag in flags)
+
+
+def test_that_bf16_was_once_faster_is_remembered_and_that_it_was_not_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    speedup = 1.0
+    monkeypatch.setattr(hardware, "bf16_speedup", lambda: speedup)
+    assert not hardware.multiplies_bf16("cpu", tmp_path)
+    speedup = 2.0
+    assert hardware.multiplies_bf16("cpu", tmp_path)
+    speedup = 1.0
+    assert hardware.multiplies_bf16("cpu", tmp_path)
+    assert not hardware.multiplies_bf16("cpu")
+    monkeypatch.setattr(hardware, "name_of", lambda _: "another processor")
+    assert not hardware.multiplies_bf16("cpu", tmp_path)
+    file = tmp_path / "file"
+    file.touch()
+    speedup = 2.0
+    assert hardware.multiplies_bf16("cpu", file / "below")  # cannot be written: no condition
 
 
 def test_the_trial_of_bf16_finds_what_torch_takes_longer_for(monkeypatch: pytest.MonkeyPatch) -> None:
