@@ -19,7 +19,7 @@ from scripts.reliability.kills import COMMAND, TINY
 
 MOST_MEMORY_MB = 2000  # of any of these commands
 PREPARE = ["data", "prepare", "data=text", "--quiet"]
-WORDS = tuple("attention output projection head value query residual stream layer gain rank of and a".split(" "))
+WORDS = "attention output projection head value query residual stream layer gain rank of and a"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def large_text(scratch: Path, megabytes: int) -> list[Measured]:
     draw = random.Random(0)
     with file.open("w", encoding="utf-8") as stream:
         while stream.tell() < megabytes * 10**6:
-            words = draw.choices(WORDS, k=100_000)
+            words = draw.choices(WORDS.split(), k=100_000)
             stream.writelines(" ".join(words[i : i + 12]) + f" {draw.random()}.\n" for i in range(0, len(words), 12))
     size = f"{file.stat().st_size / 1e6:,.0f} MB"
     found = [
