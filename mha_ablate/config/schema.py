@@ -44,14 +44,18 @@ class AttentionConfig:
     """How q, k and v are made, and how loud the branch is."""
 
     qkv: str
-    branch_scale: Any  # a number or "matched"
+    value: str
+    scores: str
+    branch_scale: Any  # a number, "matched" or "learned"
 
     def __post_init__(self) -> None:
         one_of("attention.qkv", self.qkv, ("fused", "split"))
+        one_of("attention.value", self.value, ("learned", "identity"))
+        one_of("attention.scores", self.scores, ("softmax", "shaped"))
         scale = self.branch_scale
         number = isinstance(scale, int | float) and not isinstance(scale, bool) and math.isfinite(scale)
-        if not (scale == "matched" or (number and scale > 0)):
-            raise ValueError(f"attention.branch_scale={scale} is neither a number above 0 nor 'matched'")
+        if not (scale in ("matched", "learned") or (number and scale > 0)):
+            raise ValueError(f"attention.branch_scale={scale} is neither a number above 0 nor 'matched' nor 'learned'")
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class ModelConfig:
         for key in ("d_model", "n_layers", "n_heads", "head_dim", "d_ff", "context"):
             at_least(f"model.{key}", getattr(self, key), 1)
             at_most(f"model.{key}", getattr(self, key), 2**20)
-        one_of("model.block", self.block, ("pre", "post"))
+        one_of("model.block", self.block, ("pre", "post", "skipless", "parallel"))
         one_of("model.norm", self.norm, ("layernorm", "rmsnorm"))
         one_of("model.positions", self.positions, ("learned", "rope", "sinusoidal"))
         within("model.dropout", self.dropout, 0.0, 1.0)
@@ -326,6 +330,12 @@ class RunConfig:
         whole["init_seed"], whole["data_seed"] = self.seeds
         whole["model"]["d_ff"], whole["model"]["head_dim"] = self.model.width_of_mlp, self.model.width_of_head
         whole["optim"]["min_lr"] = self.optim.final_lr
+        for key, usual in (
+            ("value", "learned"),
+            ("scores", "softmax"),
+        ):  # runs from before these settings stay the same
+            if whole["attention"][key] == usual:
+                del whole["attention"][key]
         scale = self.attention.branch_scale
         whole["attention"]["branch_scale"] = scale if isinstance(scale, str) else float(scale)
         whole["text"] = text

@@ -1,4 +1,4 @@
-"""One layer: attention and MLP, each around a residual connection."""
+"""One layer: attention and MLP, and how they meet the residual stream."""
 
 from __future__ import annotations
 
@@ -6,27 +6,43 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mha_ablate.model.attention import Attention
+from mha_ablate.model.cache import Past
 from mha_ablate.model.layers import MLP
+
+PRE_NORM = ("pre", "skipless", "parallel")  # blocks that read a normed stream, and leave it without a norm
 
 
 class Block(nn.Module):
-    """Pre-norm `x + f(norm(x))`, or post-norm `norm(x + f(x))` as in the original Transformer, for both sublayers."""
+    """Attention and MLP around the residual stream x, by `kind`:
+
+    - `pre`: x + f(norm(x)), twice.
+    - `post`: norm(x + f(x)), twice, as in the original Transformer (Vaswani et al. 2017).
+    - `skipless`: attention(norm(x)) replaces x, then x + mlp(norm(x)) (He & Hofmann, arXiv 2311.01906: no attention skip).
+    - `parallel`: x + attention(norm(x)) + mlp(norm(x)), one norm for both (Wang & Komatsuzaki 2021, GPT-J).
+    """
 
     def __init__(
-        self, attention: Attention, mlp: MLP, norms: tuple[nn.Module, nn.Module], *, post: bool, dropout: float
+        self, attention: Attention, mlp: MLP, norms: tuple[nn.Module, nn.Module | None], *, kind: str, dropout: float
     ) -> None:
         super().__init__()
         self.attention, self.mlp = attention, mlp
         self.norm_attention, self.norm_mlp = norms
-        self.post, self.dropout = post, dropout
+        self.kind, self.dropout = kind, dropout
 
-    def forward(self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None) -> Tensor:
+    def forward(self, x_BTC: Tensor, rotary: tuple[Tensor, Tensor] | None, past: Past | None = None) -> Tensor:
         """`[B T C] -> [B T C]`."""
-        if self.post:
-            x_BTC = self.norm_attention(x_BTC + self._drop(self.attention(x_BTC, rotary)))
-            return self.norm_mlp(x_BTC + self._drop(self.mlp(x_BTC)))
-        x_BTC = x_BTC + self._drop(self.attention(self.norm_attention(x_BTC), rotary))
-        return x_BTC + self._drop(self.mlp(self.norm_mlp(x_BTC)))
+        if self.kind == "post":
+            x_BTC = self.norm_attention(x_BTC + self._drop(self.attention(x_BTC, rotary, past)))
+            return self._norm_mlp(x_BTC + self._drop(self.mlp(x_BTC)))
+        normed_BTC = self.norm_attention(x_BTC)
+        y_BTC = self._drop(self.attention(normed_BTC, rotary, past))
+        if self.kind == "parallel":
+            return x_BTC + y_BTC + self._drop(self.mlp(normed_BTC))
+        x_BTC = y_BTC if self.kind == "skipless" else x_BTC + y_BTC
+        return x_BTC + self._drop(self.mlp(self._norm_mlp(x_BTC)))
+
+    def _norm_mlp(self, x_BTC: Tensor) -> Tensor:
+        return x_BTC if self.norm_mlp is None else self.norm_mlp(x_BTC)
 
     def _drop(self, y_BTC: Tensor) -> Tensor:
         return F.dropout(y_BTC, self.dropout, self.training) if self.dropout else y_BTC

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mha_ablate.model.attention import QKV, Attention
-from mha_ablate.model.block import Block
+from mha_ablate.model.attention import MAKERS, Attention, Shaped
+from mha_ablate.model.block import PRE_NORM, Block
+from mha_ablate.model.cache import Past
 from mha_ablate.model.fc_out.base import FcOut, Place
-from mha_ablate.model.init import STD, dense_gain, initialise, residual_std
+from mha_ablate.model.init import STD, initialise, residual_std
 from mha_ablate.model.layers import MLP, Embedding, Linear, norm, rotary_tables, sinusoidal_table
 
 
@@ -34,6 +35,8 @@ class GPT(nn.Module):
         context: int,
         make_fc_out: Callable[[Place], FcOut],
         qkv: str = "fused",
+        value: str = "learned",
+        scores: str = "softmax",
         branch_scale: float | str = 1.0,
         block: str = "pre",
         norm_kind: str = "layernorm",
@@ -48,24 +51,37 @@ class GPT(nn.Module):
         self.context, self.dropout = context, dropout
 
         def make_block(layer: int) -> Block:
-            place = Place(d_model, n_heads, head_dim, n_layers, layer, bias)
-            fc_out = make_fc_out(place)
+            inputs = 0 if value == "identity" else d_model if qkv == "fused" else d_model // n_heads
+            fc_out = make_fc_out(
+                Place(d_model, n_heads, head_dim, n_layers, layer, bias, inputs, residual=block != "skipless")
+            )
             attention = Attention(
-                QKV[qkv](d_model, n_heads, head_dim, fc_out.value_width, bias=bias),
+                MAKERS[qkv](
+                    d_model,
+                    n_heads,
+                    head_dim,
+                    fc_out.value_width,
+                    bias=bias,
+                    identity_values=value == "identity",
+                    zero_queries=scores == "shaped",
+                ),
                 fc_out,
                 context=context,
                 dropout=dropout,
                 branch_scale=_scale(branch_scale, fc_out),
                 explicit=explicit_attention,
+                learned_scale=branch_scale == "learned",
+                shaped=Shaped(n_heads) if scores == "shaped" else None,
             )
             mlp = MLP(d_model, d_ff, bias=bias, out_std=residual_std(n_layers))
             norms = norm(norm_kind, d_model, bias=bias), norm(norm_kind, d_model, bias=bias)
-            return Block(attention, mlp, norms, post=block == "post", dropout=dropout)
+            one, two = norms[0], None if block == "parallel" else norms[1]
+            return Block(attention, mlp, (one, two), kind=block, dropout=dropout)
 
         self.tokens = Embedding(vocab_size, d_model)
         self.positions = Embedding(context, d_model) if positions == "learned" else None
         self.blocks = nn.ModuleList(make_block(layer) for layer in range(n_layers))
-        self.norm = norm(norm_kind, d_model, bias=bias) if block == "pre" else None
+        self.norm = norm(norm_kind, d_model, bias=bias) if block in PRE_NORM else None
         self.output = None if tied_embedding else Linear(d_model, vocab_size, bias=False, std=STD)
 
         # Scaled like the token embedding it is added to, so that neither drowns the other at the start.
@@ -84,27 +100,32 @@ class GPT(nn.Module):
             attention.fc_out.connect(attention.qkv.value_weight, tuple(placed))
             placed.append(attention.fc_out)
 
-    def forward(self, ids_BT: Tensor) -> Tensor:
-        """Logits for the next token at every position: `[B T vocab_size]`."""
-        T = ids_BT.shape[1]
+    def forward(self, ids_BT: Tensor, past: Sequence[Past] | None = None) -> Tensor:
+        """Logits for the next token at every position: `[B T vocab_size]`.
+
+        `past`, one a layer, holds the tokens before these and takes these in; all of them must fit into the context, and
+        attention must be open (`explicit_attention`).
+        """
+        start = past[0].length if past else 0
+        stop = start + ids_BT.shape[1]
         x_BTC = self.tokens(ids_BT)
         if self.positions is not None:
-            x_BTC = x_BTC + self.positions.weight[:T]
+            x_BTC = x_BTC + self.positions.weight[start:stop]
         if self.sinus_TC is not None:
-            x_BTC = x_BTC + self.get_buffer("sinus_TC")[:T].to(x_BTC.dtype)
+            x_BTC = x_BTC + self.get_buffer("sinus_TC")[start:stop].to(x_BTC.dtype)
         x_BTC = F.dropout(x_BTC, self.dropout, self.training) if self.dropout else x_BTC
-        rotary = self._rotary(x_BTC)
-        for block in self.blocks:
-            x_BTC = block(x_BTC, rotary)
+        rotary = self._rotary(x_BTC, start)
+        for i, block in enumerate(self.blocks):
+            x_BTC = block(x_BTC, rotary, past[i]) if past else block(x_BTC, rotary)
         if self.norm is not None:
             x_BTC = self.norm(x_BTC)
         return F.linear(x_BTC, self.tokens.weight) if self.output is None else self.output(x_BTC)
 
-    def _rotary(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _rotary(self, like: Tensor, start: int) -> tuple[Tensor, Tensor] | None:
         """The tables of angles in the working precision, once for all layers."""
         if self.cos is None:
             return None
-        return self.get_buffer("cos").to(like.dtype), self.get_buffer("sin").to(like.dtype)
+        return self.get_buffer("cos")[start:].to(like.dtype), self.get_buffer("sin")[start:].to(like.dtype)
 
     def loss(self, ids_BT: Tensor, targets_BT: Tensor, *, reduction: str = "mean") -> Tensor:
         """Cross-entropy in nats per token, computed in fp32 (`reduction="sum"`: their sum)."""
@@ -113,7 +134,14 @@ class GPT(nn.Module):
 
 
 def _scale(branch_scale: float | str, fc_out: FcOut) -> float:
-    """The branch's constant multiplier; `matched` makes it start as loud as a dense projection would."""
-    if branch_scale != "matched":
-        return float(branch_scale)
-    return dense_gain(fc_out.place.width, fc_out.place.n_layers) / fc_out.start_gain
+    """The branch's multiplier; `matched`, and the start of `learned`, makes it as loud as a dense projection would.
+
+    Raises ValueError where the branch starts silent.
+    """
+    if not isinstance(branch_scale, str):
+        return branch_scale
+    if not fc_out.start_gain:
+        raise ValueError(
+            f"attention.branch_scale={branch_scale} would match the loudness of a branch that starts at 0: use 1.0"
+        )
+    return fc_out.place.dense_gain / fc_out.start_gain

@@ -15,15 +15,17 @@ from mha_ablate.model.init import STD, Draw
 class Linear(nn.Module):
     """y = x W^T (+ b). `x: [..., n_in] -> [..., n_out]`; W starts at N(0, std^2), b at 0."""
 
-    def __init__(self, n_in: int, n_out: int, *, bias: bool, std: float = STD) -> None:
+    def __init__(self, n_in: int, n_out: int, *, bias: bool, std: float = STD, zero_rows: int = 0) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_out, n_in))
         self.bias = nn.Parameter(torch.empty(n_out)) if bias else None
-        self.std = std
+        self.std, self.zero_rows = std, zero_rows
 
     def reset_parameters(self, draw: Draw) -> None:
-        """Draw the weight, zero the bias."""
+        """Draw the weight but for its first `zero_rows` outputs, zero the bias."""
         draw.normal("weight", self.weight, self.std)
+        if self.zero_rows:
+            draw.constant(self.weight[: self.zero_rows], 0.0)
         if self.bias is not None:
             draw.constant(self.bias, 0.0)
 

@@ -290,5 +290,7 @@ def test_the_base_class_is_no_variant(target: str) -> None:
 @variant
 def test_it_knows_the_place_it_was_given(variant: str) -> None:
     model: GPT = model_of(config_of(variant, "fused", "model.bias=true"), VOCAB, "meta")
-    places = [Place(d_model=64, n_heads=4, head_dim=16, n_layers=2, layer=i, bias=True) for i in range(2)]
+    places = [
+        Place(d_model=64, n_heads=4, head_dim=16, n_layers=2, layer=i, bias=True, value_inputs=64) for i in range(2)
+    ]
     assert [f.place for f in fc_outs(model)] == places

@@ -221,7 +221,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "threads": 2,
         "compile": True,
     },
-    "attention": {"qkv": "split", "branch_scale": "matched"},
+    "attention": {"qkv": "split", "value": "identity", "scores": "shaped", "branch_scale": "matched"},
 }
 
 

@@ -16,7 +16,7 @@ from mha_ablate.model.fc_out.dense import Dense
 from mha_ablate.model.fc_out.none import NoProjection
 from mha_ablate.model.fc_out.per_head import PerHead
 from mha_ablate.model.gpt import GPT
-from mha_ablate.model.init import STD, Draw, dense_gain, initialise, residual_std
+from mha_ablate.model.init import STD, Draw, initialise, residual_std
 from mha_ablate.model.layers import Linear
 from tests.unit.small import SIZES, gpt, rms
 
@@ -162,7 +162,7 @@ def measured_gain(
 ) -> float:
     """rms(y) / rms(z) of an fc_out as a model of this size starts it, for random z."""
     head_dim = head_dim or d_model // n_heads
-    fc_out = make(Place(d_model, n_heads, head_dim, n_layers, layer=0, bias=False))
+    fc_out = make(Place(d_model, n_heads, head_dim, n_layers, layer=0, bias=False, value_inputs=128))
     initialise(fc_out, 0)
     stream = torch.Generator().manual_seed(0)
     z = torch.randn(8, 64, n_heads, head_dim, generator=stream)
@@ -173,7 +173,9 @@ def measured_gain(
 @pytest.mark.parametrize("make", [Dense, PerHead])
 def test_every_learned_projection_starts_with_denses_gain(make: type[FcOut], sizes: dict[str, Any]) -> None:
     expected = 0.02 / math.sqrt(2 * sizes["n_layers"]) * math.sqrt(128)
-    place = Place(128, sizes["n_heads"], 128 // sizes["n_heads"], sizes["n_layers"], layer=0, bias=False)
+    place = Place(
+        128, sizes["n_heads"], 128 // sizes["n_heads"], sizes["n_layers"], layer=0, bias=False, value_inputs=128
+    )
     assert make(place).start_gain == pytest.approx(expected)
     assert measured_gain(make, **sizes) == pytest.approx(expected, rel=0.04)
 
@@ -181,21 +183,23 @@ def test_every_learned_projection_starts_with_denses_gain(make: type[FcOut], siz
 def test_denses_gain_counts_the_width_of_z_where_that_is_not_d_model() -> None:
     gain = measured_gain(Dense, d_model=128, n_heads=4, n_layers=2, head_dim=64)
     assert gain == pytest.approx(0.02 / 2 * math.sqrt(256), rel=0.04)
-    assert Place(128, 4, 64, 2, 0, False).dense_gain == pytest.approx(0.02 / 2 * math.sqrt(256))
+    assert Place(128, 4, 64, 2, 0, False, 128).dense_gain == pytest.approx(0.02 / 2 * math.sqrt(256))
 
 
 @pytest.mark.parametrize("sizes", SETTINGS)
 def test_no_projection_has_gain_one(sizes: dict[str, Any]) -> None:
     assert measured_gain(NoProjection, **sizes) == pytest.approx(1.0, abs=1e-6)
-    place = Place(128, sizes["n_heads"], 128 // sizes["n_heads"], sizes["n_layers"], layer=0, bias=False)
+    place = Place(
+        128, sizes["n_heads"], 128 // sizes["n_heads"], sizes["n_layers"], layer=0, bias=False, value_inputs=128
+    )
     assert NoProjection(place).start_gain == 1.0
 
 
 def test_without_a_projection_the_branch_starts_about_twelve_times_louder_at_nanos_size() -> None:
     assert STD == 0.02
     assert residual_std(4) == pytest.approx(0.02 / math.sqrt(8))
-    assert dense_gain(128, 4) == pytest.approx(0.08)
-    assert 1 / dense_gain(128, 4) == pytest.approx(12.5)
+    assert Place(128, 4, 32, 4, 0, False, 128).dense_gain == pytest.approx(0.08)
+    assert 1 / Place(128, 4, 32, 4, 0, False, 128).dense_gain == pytest.approx(12.5)
 
 
 def test_small_sizes_are_those_the_arms_assume() -> None:

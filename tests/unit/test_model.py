@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from mha_ablate.model import attention as tiles
-from mha_ablate.model.attention import QKV, Attention, FusedQKV, SplitQKV
+from mha_ablate.model.attention import MAKERS, Attention, FusedQKV, SplitQKV
 from mha_ablate.model.block import Block
 from mha_ablate.model.fc_out.base import FcOut, Place
 from mha_ablate.model.fc_out.dense import Dense
 from mha_ablate.model.fc_out.none import NoProjection
 from mha_ablate.model.fc_out.per_head import PerHead
 from mha_ablate.model.gpt import GPT
-from mha_ablate.model.init import STD, dense_gain, initialise
+from mha_ablate.model.init import STD, initialise
 from mha_ablate.model.layers import LayerNorm, RMSNorm, rotary_tables, rotate, sinusoidal_table
 from tests.unit.small import blocks, fc_outs, gpt, ids_of, inputs_of, loud, rms
 
@@ -32,7 +32,7 @@ def made_qkv(
     qkv: str, *, d_model: int = 12, n_heads: int = 3, head_dim: int = 4, value_width: int = 4, bias: bool = False
 ) -> Any:
     """The q, k, v maps alone, in float64, with weights that matter."""
-    made = QKV[qkv](d_model, n_heads, head_dim, value_width, bias=bias).double()
+    made = MAKERS[qkv](d_model, n_heads, head_dim, value_width, bias=bias).double()
     stream = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in made.parameters():
@@ -220,7 +220,7 @@ def test_with_one_head_split_and_fused_are_the_same_function() -> None:
 
 
 def test_the_two_kinds_of_qkv_are_the_ones_on_offer() -> None:
-    assert {"fused": FusedQKV, "split": SplitQKV} == QKV
+    assert {"fused": FusedQKV, "split": SplitQKV} == MAKERS
 
 
 # ---- norms and blocks
@@ -244,7 +244,7 @@ class Double(nn.Module):
 def toy_block(*, post: bool) -> Block:
     """attention(x) = x / 2 + 1, mlp(x) = x + 1, norm_attention(x) = 2 x, norm_mlp(x) = x + 1."""
     attention, mlp = cast(Any, Halve()), cast(Any, AddOne())
-    return Block(attention, mlp, (Double(), AddOne()), post=post, dropout=0.0)
+    return Block(attention, mlp, (Double(), AddOne()), kind="post" if post else "pre", dropout=0.0)
 
 
 def test_a_pre_norm_block_adds_f_of_norm_to_an_untouched_stream() -> None:
@@ -260,8 +260,8 @@ def test_a_post_norm_block_normalises_the_sum() -> None:
 def test_only_a_pre_norm_model_ends_in_a_norm() -> None:
     assert isinstance(gpt(block="pre").norm, LayerNorm)
     assert gpt(block="post").norm is None
-    assert all(block.post for block in blocks(gpt(block="post")))
-    assert not any(block.post for block in blocks(gpt(block="pre")))
+    assert all(block.kind == "post" for block in blocks(gpt(block="post")))
+    assert not any(block.kind == "post" for block in blocks(gpt(block="pre")))
 
 
 def test_norms_follow_their_formulas() -> None:
@@ -454,7 +454,7 @@ def test_rmsnorm_has_no_bias_whatever_the_flag_says() -> None:
 
 
 def test_the_bias_of_per_head_and_dense_is_added_to_every_position() -> None:
-    place = Place(d_model=16, n_heads=2, head_dim=8, n_layers=2, layer=0, bias=True)
+    place = Place(d_model=16, n_heads=2, head_dim=8, n_layers=2, layer=0, bias=True, value_inputs=12)
     for fc_out in (Dense(place), PerHead(place)):
         initialise(fc_out, 0)
         bias = fc_out.map.bias if isinstance(fc_out, Dense) else fc_out.bias
@@ -466,7 +466,7 @@ def test_the_bias_of_per_head_and_dense_is_added_to_every_position() -> None:
 
 
 def test_per_head_is_a_block_diagonal_dense() -> None:
-    place = Place(d_model=12, n_heads=3, head_dim=4, n_layers=2, layer=0, bias=False)
+    place = Place(d_model=12, n_heads=3, head_dim=4, n_layers=2, layer=0, bias=False, value_inputs=12)
     per_head, dense = PerHead(place).double(), Dense(place).double()
     with torch.no_grad():
         per_head.weight.copy_(noise(3, 4, 4))
@@ -476,7 +476,7 @@ def test_per_head_is_a_block_diagonal_dense() -> None:
 
 
 def test_none_hands_on_the_heads_side_by_side() -> None:
-    place = Place(d_model=12, n_heads=3, head_dim=4, n_layers=2, layer=0, bias=True)
+    place = Place(d_model=12, n_heads=3, head_dim=4, n_layers=2, layer=0, bias=True, value_inputs=12)
     z = noise(2, 5, 3, 4)
     y = NoProjection(place)(z, noise(2, 5, 12))
     for h in range(3):
@@ -503,7 +503,7 @@ def test_matched_starts_the_branch_as_loud_as_dense(make: type[FcOut]) -> None:
         loudness = rms(other.attention(x_BTC, None)) / rms(one.attention(x_BTC, None))
         assert loudness == pytest.approx(1.0, rel=0.05)
         gain = other.attention.branch_scale * other.attention.fc_out.start_gain
-        assert gain == pytest.approx(dense_gain(place.width, place.n_layers))
+        assert gain == pytest.approx(place.dense_gain)
 
 
 def test_the_default_branch_scale_is_one_for_every_variant() -> None:

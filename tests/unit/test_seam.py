@@ -254,7 +254,9 @@ def test_a_variant_knows_its_layer_and_the_sizes_around_it() -> None:
     owners = [name.split(".")[1] for name, _ in model.named_parameters() if "fc_out" in name]
     assert owners == ["0", "2", "4"]
     for layer, fc_out in enumerate(fc_outs(model)):
-        assert fc_out.place == Place(d_model=16, n_heads=2, head_dim=8, n_layers=5, layer=layer, bias=True)
+        assert fc_out.place == Place(
+            d_model=16, n_heads=2, head_dim=8, n_layers=5, layer=layer, bias=True, value_inputs=16
+        )
         assert fc_out.place.width == 16
 
 

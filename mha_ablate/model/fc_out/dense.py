@@ -11,9 +11,12 @@ from mha_ablate.model.layers import Linear
 class Dense(FcOut):
     """y = W_O z (+ b): one full map, the standard Transformer.
 
-    Shapes: W_O `[C, H*D]`, b `[C]` where model.bias is set.
-    Parameters per layer: C H D (d^2 where H*D = d). FLOPs per token: 2 C H D.
-    Class D, the baseline. Source: Vaswani et al. 2017, section 3.2.2; start as GPT-2, N(0, (0.02 / sqrt(2L))^2).
+    Shapes: W_O `[C, H*D]`, b `[C]` where model.bias is set. Start as GPT-2: N(0, (0.02 / sqrt(2L))^2).
+
+    Parameters: C H D
+    FLOPs: 2 C H D
+    Class: D, the baseline
+    Source: Vaswani et al. 2017, section 3.2.2
     """
 
     def __init__(self, place: Place) -> None:

@@ -11,18 +11,16 @@ class NoProjection(FcOut):
     """y = z: the concatenated heads go straight to the residual stream.
 
     Legal only where n_heads x head_dim = d_model: nothing is left that could change the width.
-    Parameters: 0. FLOPs: 0. Class N: per head, W_V alone writes to that head's slice of the residual.
-    Source: He & Hofmann, arXiv 2311.01906, section 4.2 (W_V and W_P removed); here W_V stays.
+
+    Parameters: 0
+    FLOPs: 0
+    Class: N: per head, W_V alone writes to that head's slice of the residual
+    Source: He & Hofmann, arXiv 2311.01906, section 4.2 (W_V and W_P removed); here W_V stays
     """
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        if place.width != place.d_model:
-            raise ValueError(
-                f"fc_out=none cannot align n_heads x head_dim = {place.n_heads} x {place.head_dim} = {place.width} "
-                f"channels with d_model = {place.d_model}: here a projection is needed, so use fc_out=dense, or sizes "
-                "whose product is d_model"
-            )
+        self.keep_width("none")
 
     @property
     def start_gain(self) -> float:

@@ -14,19 +14,19 @@ from mha_ablate.model.init import Draw
 class PerHead(FcOut):
     """y_h = W_h z_h (+ b): a D x D map per head, a block-diagonal W_O.
 
-    Shapes: W `[H, D, D]`, b `[C]` where model.bias is set. Legal only where n_heads x head_dim = d_model.
-    Parameters per layer: H D^2 = d^2/H. FLOPs per token: 2 d^2/H.
-    Class N under attention=fused: W_h folds into that head's W_V, so what separates it from no projection at all is
-    optimisation alone. Under attention=split W_V is shared by the heads and W_h is more. Start: dense's gain.
+    Shapes: W `[H, D, D]`, b `[C]` where model.bias is set. Legal only where n_heads x head_dim = d_model. W_h folds into
+    that head's W_V, so what separates it from no projection at all is optimisation alone. Under attention=split W_V is
+    shared by the heads and W_h is more. Start: dense's gain.
+
+    Parameters: H D^2
+    FLOPs: 2 H D^2
+    Class: N under attention=fused
+    Source: a control: the second factor of dense without its mixing of heads
     """
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        if place.width != place.d_model:
-            raise ValueError(
-                f"fc_out=per_head keeps n_heads x head_dim = {place.n_heads} x {place.head_dim} = {place.width} channels, "
-                f"but d_model = {place.d_model}: use fc_out=dense, or sizes whose product is d_model"
-            )
+        self.keep_width("per_head")
         self.weight = nn.Parameter(torch.empty(place.n_heads, place.head_dim, place.head_dim))
         self.bias = nn.Parameter(torch.empty(place.d_model)) if place.bias else None
 
