@@ -14,11 +14,12 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from mha_ablate.config.schema import RunConfig
-from mha_ablate.cost.count import PeakMemory, forward_flops, parameters
+from mha_ablate.cost.count import PeakMemory, forward_flops, parameters, parts, training_flops
 from mha_ablate.data.batches import Batches, SameBatch, TrainBatches
 from mha_ablate.data.cache import cache_dir
 from mha_ablate.data.corpus import Corpus
 from mha_ablate.errors import RequestError
+from mha_ablate.model.cache import Past
 from mha_ablate.model.fc_out.base import FcOut, Place
 from mha_ablate.model.gpt import GPT
 from mha_ablate.training.compiled import compiled_loss, pays, why_not
@@ -237,62 +238,98 @@ def counted_cost(config: RunConfig, vocab_size: int) -> dict[str, Any]:
 
 
 def counted_work(config: RunConfig, vocab_size: int) -> dict[str, Any]:
-    """Parameters and FLOPs per token.
+    """Parameters, trained and frozen, whole and by part, and FLOPs per token.
 
-    `flops_per_token` is the forward pass, `train_flops_per_token` three times that (each matmul has two in its
-    backward). A sequence is run in earnest: on the meta device torch imports its compiler, and the first step waits.
+    `flops_per_token` is the forward pass, `train_flops_per_token` that and the backward pass, both of matrix products;
+    `elementwise_flops_per_token` is the other work of fc_out, forward, by the variants' own formulas. A sequence is run in
+    earnest: on the meta device torch imports its compiler, and the first step waits.
     """
     model = model_of(config, vocab_size, explicit=False)  # counts attention whole, tiles skip some of it
-    flops = _flops_per_token(model, config.model.context)
+    by_part = parts(model)
+    fc_outs = [module for module in model.modules() if isinstance(module, FcOut)]
     return {
         "params": parameters(model),
-        "params_attention": parameters(model, "attention"),
-        "params_fc_out": parameters(model, "fc_out"),
-        "params_embedding": parameters(model, "tokens") + parameters(model, "positions") + parameters(model, "output"),
-        "flops_per_token": flops,
-        "train_flops_per_token": 3 * flops,
+        "params_frozen": parameters(model, trained=False),
+        "params_attention": by_part["qkv"] + by_part["fc_out"],
+        "params_fc_out": by_part["fc_out"],
+        "params_embedding": by_part["embedding"],
+        "params_mlp": by_part["mlp"],
+        "params_norm": by_part["norm"],
+        "flops_per_token": _per_token(lambda ids: forward_flops(lambda: model(ids)), config.model.context),
+        "train_flops_per_token": _per_token(
+            lambda ids: training_flops(lambda: model.loss(ids, ids)), config.model.context
+        ),
+        "elementwise_flops_per_token": sum(fc_out.elementwise_flops for fc_out in fc_outs),
     }
 
 
-def _flops_per_token(model: GPT, context: int) -> float:
-    """FLOPs of a forward pass over `context` tokens, by token.
+def _per_token(counted: Callable[[torch.Tensor], int], context: int) -> float:
+    """What is counted over `context` tokens, by token.
 
     Attention alone grows with the context, in proportion: two short sequences tell what a long one takes.
     """
 
-    def counted(T: int) -> float:
-        return forward_flops(lambda: model(torch.zeros((1, T), dtype=torch.long))) / T
+    def of(T: int) -> float:
+        return counted(torch.zeros((1, T), dtype=torch.long)) / T
 
     if context <= COUNTED_UP_TO:
-        return counted(context)
-    half, whole = counted(COUNTED_UP_TO // 2), counted(COUNTED_UP_TO)
+        return of(context)
+    half, whole = of(COUNTED_UP_TO // 2), of(COUNTED_UP_TO)
     return whole + (whole - half) * (context - COUNTED_UP_TO) / (COUNTED_UP_TO // 2)
 
 
 def peak_memory(config: RunConfig, vocab_size: int) -> int:
     """Bytes of one training step at its peak, counted on the meta device: weights, masters, moments, gradients, activations."""
+    return counted_memory(config, vocab_size)["peak"]
+
+
+def counted_memory(config: RunConfig, vocab_size: int) -> dict[str, int]:
+    """The same in parts, in bytes: `peak`, and of it `weights`, `optimizer` (masters, moments, gradients) and `activations`."""
     model = model_of(config, vocab_size, "meta")
     ids = torch.zeros((config.trainer.batch_size, config.model.context), dtype=torch.long, device="meta")
     with PeakMemory() as memory:
-        _step_of(config, model, SameBatch(ids, ids), hardware_of(config))(0, 1e-3)
-    return memory.peak
+        step = _step_of(config, model, SameBatch(ids, ids), hardware_of(config))
+        step(0, 1e-3)
+    optimizer = step.optimizer
+    frozen = sum(p.nbytes for p in model.parameters() if not p.requires_grad)
+    held = {t.untyped_storage()._cdata: t.nbytes for t in optimizer.state}
+    weights = optimizer.working.nbytes + frozen
+    kept = sum(held.values()) - optimizer.working.nbytes
+    return {"peak": memory.peak, "weights": weights, "optimizer": kept, "activations": memory.peak - weights - kept}
+
+
+def cache_bytes_per_token(config: RunConfig, vocab_size: int) -> int:
+    """Bytes that the keys and values of one more token take, in all layers, in the working precision."""
+    model = model_of(config, vocab_size, "meta", explicit=True)
+    past = [Past() for _ in model.blocks]
+    model(torch.zeros((1, 1), dtype=torch.long, device="meta"), past)
+    fp32 = sum(layer.nbytes for layer in past)
+    return fp32 * hardware_of(config).dtype.itemsize // torch.float32.itemsize
 
 
 def matched(config: RunConfig, reference: RunConfig, vocab_size: int) -> RunConfig:
-    """`match=params` carried out: model.d_ff such that the parameter count is that of `reference`.
+    """`match` carried out: model.d_ff such that the trained parameters, or the FLOPs per token, are those of `reference`.
 
     Raises RequestError where no width comes within 0.5%.
     """
 
-    def count(d_ff: int) -> int:
-        return parameters(model_of(replace(config, model=replace(config.model, d_ff=d_ff)), vocab_size, "meta"))
+    def count(config: RunConfig) -> float:
+        model = model_of(config, vocab_size, "meta", explicit=False)
+        if match == "params":
+            return parameters(model, trained=True)
+        return forward_flops(lambda: model(torch.zeros((1, T), dtype=torch.long, device="meta"))) / T
 
-    wanted = parameters(model_of(reference, vocab_size, "meta"))
-    per_channel = count(2) - count(1)
-    d_ff = max(1, 1 + round((wanted - count(1)) / per_channel))
-    if abs(count(d_ff) - wanted) > 0.005 * wanted:
+    def at(d_ff: int) -> RunConfig:
+        return replace(config, model=replace(config.model, d_ff=d_ff))
+
+    match, T = config.match, config.model.context
+    what = "parameters that train" if match == "params" else "FLOPs per token"
+    wanted, least = count(reference), count(at(1))
+    per_channel = count(at(2)) - least
+    d_ff = max(1, 1 + round((wanted - least) / per_channel))
+    if abs(count(at(d_ff)) - wanted) > 0.005 * wanted:
         raise RequestError(
-            f"match=params: the nearest width, model.d_ff={d_ff}, has {count(d_ff):,} parameters where the baseline has "
-            f"{wanted:,}: more than 0.5% apart"
+            f"match={match}: the nearest width, model.d_ff={d_ff}, has {count(at(d_ff)):,.0f} {what} where {wanted:,.0f} are to "
+            "be matched: more than 0.5% apart"
         )
-    return replace(config, model=replace(config.model, d_ff=d_ff), match=None)
+    return replace(at(d_ff), match=None, match_to=None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +87,20 @@ def conduct_replay(path: Path, *, observer: Observer) -> Replay:
         from mha_ablate.study.replay import replay
 
         return replay(RunFolder(path), observer)
+
+
+def conduct_cost(
+    words: list[str], *, baseline: str | None, timed: bool, on_turn: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """The ledger of every arm that the words list; `refused` says which could not be built, and why. Raises RequestError."""
+    with interruptible():
+        from mha_ablate.config.catalog import choice_names
+        from mha_ablate.study.ledger import arms_of, corpus_for, ledger
+
+        arms, refused = arms_of(words, choice_names("fc_out"))
+        base = baseline or ("dense" if "dense" in arms else next(iter(arms)))
+        made = ledger(arms, corpus_for(arms), baseline=base, timed=timed, on_turn=on_turn)
+        return {**made, "refused": refused}
 
 
 def _text_at_hand(overrides: list[str], observer: Observer) -> RunConfig:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mha_ablate import __version__
-from mha_ablate.cli import board, compare, data, doctor, errors, replay, report, train
+from mha_ablate.cli import board, compare, cost, data, doctor, errors, replay, report, train
 from mha_ablate.cli import list as listing
 
 app = typer.Typer(
@@ -46,6 +46,9 @@ app.command(
     "compare", short_help="Train the arms of a study and say what removing fc_out costs.", epilog=compare.EPILOG
 )(compare.compare)
 app.command("train", short_help="Train one model and leave a run folder.", epilog=train.EPILOG)(train.train)
+app.command("cost", short_help="Count and time what each variant costs, without training.", epilog=cost.EPILOG)(
+    cost.cost
+)
 app.command("report", short_help="Compare the runs of a folder.", epilog=report.EPILOG)(report.report)
 app.command("replay", short_help="Train a finished run again and compare it bit for bit.", epilog=replay.EPILOG)(
     replay.replay

@@ -289,6 +289,7 @@ class RunConfig:
     outputs: str
     name: str | None
     match: str | None
+    match_to: str | None
 
     def __post_init__(self) -> None:
         for key in ("seed", "init_seed", "data_seed"):
@@ -299,7 +300,9 @@ class RunConfig:
         if self.name is not None:
             safe_name("name", self.name)
         if self.match is not None:
-            one_of("match", self.match, ("params",))
+            one_of("match", self.match, ("params", "flops"))
+        if self.match_to is not None and self.match is None:
+            raise ValueError(f"match_to={self.match_to} names what is matched, and match is null: give match=params")
         if "_target_" not in self.fc_out:
             raise ValueError("fc_out has no _target_: choose a variant by name (`mha-ablate list fc_out`)")
         if self.attention.qkv == "split" and self.model.d_model % self.model.n_heads:
@@ -324,7 +327,7 @@ class RunConfig:
         `text` identifies the tokens (`Corpus.identity`), wherever they come from.
         """
         whole = asdict(self)
-        for key in ("study", "outputs", "name", "seed", "match", "data", "tokenizer"):
+        for key in ("study", "outputs", "name", "seed", "match", "match_to", "data", "tokenizer"):
             del whole[key]
         del whole["trainer"]["save_every_s"]
         whole["init_seed"], whole["data_seed"] = self.seeds

@@ -14,14 +14,36 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.flop_counter import flop_registry
 
+# Part of a model by a word in the dotted names of its parameters: the first that fits.
+PARTS = {
+    "fc_out": "fc_out",
+    "attention": "qkv",
+    "mlp": "mlp",
+    "tokens": "embedding",
+    "positions": "embedding",
+    "output": "embedding",
+}
 
-def parameters(model: nn.Module, inside: str = "") -> int:
-    """Number of parameters, a tied tensor once; with `inside`, of the modules whose dotted name contains that word."""
+
+def parameters(model: nn.Module, inside: str = "", *, trained: bool | None = None) -> int:
+    """Number of parameters, a tied tensor once; with `inside`, of the modules whose dotted name contains that word.
+
+    `trained` asks for those that train, or for those that are frozen, alone.
+    """
     seen: dict[int, int] = {}
     for name, p in model.named_parameters(remove_duplicate=False):
-        if not inside or inside in name.split("."):
+        if (not inside or inside in name.split(".")) and trained in (None, p.requires_grad):
             seen[id(p)] = p.numel()
     return sum(seen.values())
+
+
+def parts(model: nn.Module) -> dict[str, int]:
+    """Parameters by part (`PARTS`), a tied tensor once; norms are what is left, `norm`."""
+    found = dict.fromkeys((*PARTS.values(), "norm"), 0)
+    for name, p in model.named_parameters():
+        words = name.split(".")
+        found[next((part for word, part in PARTS.items() if word in words), "norm")] += p.numel()
+    return found
 
 
 def forward_flops(run: Callable[[], Any]) -> int:
@@ -30,9 +52,19 @@ def forward_flops(run: Callable[[], Any]) -> int:
     Elementwise work (softmax, norms, GELU) is not in it. Attention counts as its two matrix products whatever kernel
     would run them, and whole: what a causal kernel skips is not taken off.
     """
+    with torch.no_grad():
+        return _flops(run)
+
+
+def training_flops(loss: Callable[[], Tensor]) -> int:
+    """The same of `loss()` and its backward pass. Where all weights train that is three times the forward pass."""
+    return _flops(lambda: loss().backward())
+
+
+def _flops(run: Callable[[], Any]) -> int:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    with sdpa_kernel(SDPBackend.MATH), _Flops() as counter, torch.no_grad():
+    with sdpa_kernel(SDPBackend.MATH), _Flops() as counter:
         run()
     return counter.total
 

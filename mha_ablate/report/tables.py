@@ -101,7 +101,7 @@ def _escaped(cell: str) -> str:
     return MARKUP.sub(r"\\\g<0>", " ".join(escape(cell, quote=False).split()))
 
 
-def _no_formula(cell: str) -> str:
+def no_formula(cell: str) -> str:
     """Text that a spreadsheet shows as it is: one that begins like a formula would be carried out."""
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else cell
 
@@ -114,5 +114,5 @@ def runs_csv(study: Study) -> str:
     for run in study.runs:
         for line in run.evaluations:
             known = (line.get(k) for k in ("step", "tokens", "gflop", "train_s", "loss/val"))
-            writer.writerow((_no_formula(run.arm), run.seed, run.state, *known))
+            writer.writerow((no_formula(run.arm), run.seed, run.state, *known))
     return out.getvalue()

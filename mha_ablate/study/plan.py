@@ -146,7 +146,7 @@ def _check_request(overrides: list[str], study: StudyConfig) -> None:
                 f"{override}: the arms of study={study.name} set {key} themselves; pick arms with study.arms=[...], or "
                 f"add one with study.arms.NAME=[{override}]"
             )
-        if key in ("seed", "init_seed") or key == "match":
+        if key in ("seed", "init_seed") or key in ("match", "match_to"):
             advice = "study.seeds=[0,1,2] says which seeds run" if "seed" in key else "it belongs into an arm"
             raise RequestError(f"{override}: `compare` sets {key} cell by cell; {advice}")
         if key == "trainer.threads" and override.partition("=")[2] != "1":
@@ -191,14 +191,21 @@ def _check_alike(configs: dict[str, RunConfig], baseline: str) -> None:
 
 
 def _matched(configs: dict[str, RunConfig], study: StudyConfig, vocab_size: int) -> dict[str, RunConfig]:
-    """Arms with `match=params` get the MLP width that restores the baseline's parameter count."""
-    reference = configs[study.baseline]
+    """Arms with a `match` get the MLP width that restores the count of the baseline, or of the arm that `match_to` names."""
     result = {}
     for arm, config in configs.items():
-        if config.match and arm == study.baseline:
-            raise RequestError(f"arm {arm}: match=params matches the baseline, and this is the baseline")
+        if not config.match:
+            result[arm] = config
+            continue
+        to = config.match_to or study.baseline
+        if to == arm or to not in configs or configs[to].match:
+            allowed = [name for name, c in configs.items() if name != arm and not c.match]
+            raise RequestError(
+                f"arm {arm}: match={config.match} needs another arm of this study to match, and match_to={to} is none; "
+                f"choose one of {', '.join(allowed)}"
+            )
         try:
-            result[arm] = build.matched(config, reference, vocab_size) if config.match else config
+            result[arm] = build.matched(config, configs[to], vocab_size)
         except RequestError as error:
             raise RequestError(f"arm {arm}: {error}") from error
     return result

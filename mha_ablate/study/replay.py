@@ -95,7 +95,7 @@ def config_of(folder: RunFolder) -> RunConfig:
         config = from_plain(plain)
     except RequestError as error:
         raise RequestError(f"{folder.config_file}: {error}") from error
-    return replace(config, match=None)
+    return replace(config, match=None, match_to=None)
 
 
 def first_difference(then: list[dict[str, Any]], now: list[dict[str, Any]]) -> str | None:

@@ -28,7 +28,7 @@ def single_cell(overrides: list[str], watch: Watch = unwatched) -> Cell:
     config = composed.config
     if config.match is not None:
         raise RequestError(
-            "match=params matches an arm to its baseline: use it in an arm of `compare`, or set model.d_ff"
+            f"match={config.match} matches an arm to another one: use it in an arm of `compare`, or set model.d_ff"
         )
     config = build.resolved(config)
     corpus = corpus_of(config, watch=watch)
