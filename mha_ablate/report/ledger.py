@@ -36,7 +36,7 @@ TABLES = {
         Column("train_flops_per_token", "training", versus=True),
         Column("elementwise_flops_per_token", "elementwise in fc_out"),
     ),
-    "Memory of a training step, and of generation": (
+    "Memory of a step, and of generation": (
         Column("peak_memory_mb", "peak MB", "decimal", versus=True),
         Column("weights_memory_mb", "weights", "decimal"),
         Column("optimizer_memory_mb", "optimizer", "decimal"),

@@ -16,6 +16,7 @@ from mha_ablate.config.schema import RunConfig
 from mha_ablate.cost.count import PeakMemory, forward_flops, parameters
 from mha_ablate.errors import RequestError
 from mha_ablate.model.fc_out.dense import Dense
+from mha_ablate.study.plan import make_plan
 from tests.unit.small import gpt, ids_of
 
 VOCAB = 96
@@ -361,3 +362,50 @@ def test_matching_refuses_what_is_more_than_half_a_percent_apart(
     assert "\n" not in message
     assert "match=params" in message
     assert "0.5%" in message
+
+
+@pytest.mark.parametrize("match", ["params", "flops"])
+@pytest.mark.parametrize(("arm", "to", "d_ff"), [("none", "dense", 576), ("dense", "none", 448)])
+def test_parameters_and_flops_are_matched_by_the_same_width(match: str, arm: str, to: str, d_ff: int) -> None:
+    """For maps by token both counts move together."""
+    made = matched(config_of(f"fc_out={arm}", f"match={match}"), config_of(f"fc_out={to}"), VOCAB)
+    assert made.model.d_ff == d_ff
+    assert cost_of(f"fc_out={to}")["flops_per_token"] == counted_cost(made, VOCAB)["flops_per_token"]
+
+
+def test_under_split_attention_the_two_matches_are_two() -> None:
+    words = ("attention=split",)
+    fused = config_of("fc_out=dense")
+    by = {
+        m: matched(config_of(*words, "fc_out=dense", f"match={m}"), fused, VOCAB).model.d_ff
+        for m in ("params", "flops")
+    }
+    assert by["params"] != by["flops"]
+    counts = {m: counted_cost(config_of(*words, f"model.d_ff={d_ff}"), VOCAB) for m, d_ff in by.items()}
+    assert counts["params"]["params"] == pytest.approx(cost_of("fc_out=dense")["params"], rel=0.005)
+    assert counts["flops"]["flops_per_token"] == pytest.approx(cost_of("fc_out=dense")["flops_per_token"], rel=0.005)
+
+
+def test_a_study_matches_in_both_directions(small: list[str]) -> None:
+    arms = [
+        "study.arms.none_mlp=[fc_out=none,match=params]",
+        "study.arms.dense_mlp=[fc_out=dense,match=params,match_to=none]",
+    ]
+    plan = make_plan([*small, *arms, "study.arms=[dense,none,none_mlp,dense_mlp]", "model.positions=rope"])
+    counts = {arm: parameters(model_of(config, VOCAB, "meta")) for arm, config in plan.arms.items()}
+    assert counts["none_mlp"] == counts["dense"]
+    assert counts["dense_mlp"] == counts["none"]
+
+
+@pytest.mark.parametrize(
+    ("arm", "says"),
+    [
+        ("[fc_out=none,match=params,match_to=x]", "match_to=x is none; choose one of dense, none"),
+        ("[fc_out=none,match=params,match_to=odd]", "match_to=odd is none"),
+    ],
+)
+def test_what_cannot_be_matched_to_is_said_in_one_line(arm: str, says: str, small: list[str]) -> None:
+    with pytest.raises(RequestError) as caught:
+        make_plan([*small, f"study.arms.odd={arm}", "study.arms=[dense,none,odd]"])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
