@@ -71,9 +71,10 @@ def ledger(
         latencies = measure_generation(arms, corpus.vocab_size, on_turn)
         costs = {arm: {**costs[arm], **steps[arm], **latencies[arm]} for arm in arms}
     base = costs[baseline]
+    ordered = [baseline, *(arm for arm in arms if arm != baseline)]
     return {
         "baseline": baseline,
-        "arms": [{"arm": arm, "cost": cost, "versus": versus(cost, base)} for arm, cost in costs.items()],
+        "arms": [{"arm": arm, "cost": costs[arm], "versus": versus(costs[arm], base)} for arm in ordered],
     }
 
 
