@@ -24,12 +24,12 @@ def formulas(docstring: str) -> dict[str, dict[str, str]]:
     A line `Parameters: ...` is for the settings that the YAML gives, a line `Parameters [per=head]: ...` for another one.
     What has no line of its own there is as in the YAML, and what has none at all is 0.
     """
-    found: dict[str, dict[str, str]] = {"": dict.fromkeys(KEYS, "0")}
+    found: dict[str, dict[str, str]] = {"": {}}
     for key, setting, text in re.findall(
         rf"^ *({'|'.join(KEYS)})(?: \[(.+?)\])?: (.+)$", docstring, flags=re.MULTILINE
     ):
-        found.setdefault(setting, dict(found[""]))[key] = text.strip()
-    return found
+        found.setdefault(setting, {})[key] = text.strip()
+    return {setting: dict.fromkeys(KEYS, "0") | found[""] | own for setting, own in found.items()}
 
 
 def value_of(formula: str, sizes: Mapping[str, float]) -> float:

@@ -34,7 +34,7 @@ class Tied(WithBias):
 
     def __init__(self, place: Place, *, to: Any = "values") -> None:
         super().__init__(place)
-        self.to: str = one_of("tied", "to", to, "values", "layers")
+        one_of("tied", "to", to, "values", "layers")
         if to == "values" and not place.value_inputs:
             raise ValueError("fc_out=tied takes the weights that make the values: use attention.value=learned")
         self.map = Linear(place.width, place.d_model, bias=False, std=place.dense_std) if to == "layers" else None
