@@ -38,7 +38,7 @@ from mha_ablate.training.loop import Line, Outcome, train
 from mha_ablate.training.optimizer import FlatAdamW
 from mha_ablate.training.stack import StackedStep
 from mha_ablate.training.step import TrainingStep
-from tests.unit.small import gpt, ids_of
+from tests.unit.small import fc_outs, gpt, ids_of
 from tests.unit.test_seam import EvenLayersOnly, shared_by_all
 
 CPU = torch.device("cpu")
