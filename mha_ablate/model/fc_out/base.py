@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mha_ablate.model.init import Draw, residual_std
+from mha_ablate.model.init import Draw, residual_std, stream
+from mha_ablate.model.layers import shuffle
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,27 @@ class WithBias(FcOut):
         """Map, then add the bias."""
         y_BTC = self.mapped(z_BTHV)
         return y_BTC if self.bias is None else y_BTC + self.bias
+
+
+class FixedOrder(FcOut):
+    """y_i = z_p(i): the base of variants that shuffle channels and learn nothing."""
+
+    def __init__(self, place: Place, name: str, layer: str, shuffle_seed: Any) -> None:
+        super().__init__(place)
+        self.keep_width(name)
+        seed = whole(name, "shuffle_seed", shuffle_seed, 0)
+        order = torch.randperm(place.width, generator=stream(f"{name}:{place.width}:{layer}:{seed}"))
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("back", order.argsort(), persistent=False)
+
+    @property
+    def start_gain(self) -> float:
+        """1: the branch is as loud as its values."""
+        return 1.0
+
+    def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:  # noqa: ARG002
+        """Concatenate the heads and shuffle."""
+        return shuffle(z_BTHV.flatten(-2), self.get_buffer("order"), self.get_buffer("back"))
 
 
 # ---- settings: each raises ValueError, in one line, for what a variant does not take. `name` is the YAML's

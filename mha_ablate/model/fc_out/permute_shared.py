@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from mha_ablate.model.fc_out.base import FcOut, Place
-from mha_ablate.model.fc_out.permute import Permute
+from mha_ablate.model.fc_out.base import FixedOrder, Place
 
 
-class PermuteShared(Permute):
+class PermuteShared(FixedOrder):
     """y_i = z_p(i): a fixed random order of channels, one for all layers.
 
     Shapes: p `[C]`, whole numbers, no parameter and in no checkpoint. Legal only where n_heads x head_dim = d_model. Setting
@@ -22,6 +21,4 @@ class PermuteShared(Permute):
     """
 
     def __init__(self, place: Place, *, shuffle_seed: Any = 0) -> None:
-        FcOut.__init__(self, place)
-        self.keep_width("permute_shared")
-        self.make_order("permute_shared", "all", shuffle_seed)
+        super().__init__(place, "permute_shared", "all", shuffle_seed)
