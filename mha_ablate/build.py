@@ -108,7 +108,7 @@ def fc_out_maker(spec: dict[str, Any]) -> Callable[[Place], FcOut]:
         raise RequestError(
             f"fc_out._target_={target} cannot be imported: choose a variant by name (`mha-ablate list fc_out`)"
         ) from error
-    if variant is FcOut or not issubclass(variant, FcOut):
+    if variant.__module__ == FcOut.__module__ or not issubclass(variant, FcOut):
         raise RequestError(f"fc_out._target_={target} is no variant of FcOut")
     try:
         inspect.signature(variant).bind(None, **settings)

@@ -141,3 +141,27 @@ class _Rotation(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         return _Rotation.apply(grads[0], cos, -sin), None, None  # pyright: ignore[reportReturnType]
+
+
+def shuffle(x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+    """y_i = x_order(i) along the last axis; `back` is the inverse of `order`."""
+    return _Shuffle.apply(x, order, back)  # pyright: ignore[reportReturnType]
+
+
+class _Shuffle(torch.autograd.Function):
+    """A permutation; its gradient is shuffled back, where autograd would add into zeros."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, order: Tensor, back: Tensor) -> Tensor:  # noqa: ARG004
+        return x.index_select(-1, order)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        order, back = ctx.saved_tensors
+        return _Shuffle.apply(grads[0], back, order), None, None  # pyright: ignore[reportReturnType]

@@ -88,15 +88,15 @@ def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> str:
 def save_weights(path: Path, model: nn.Module, about: Mapping[str, Any]) -> None:
     """Write a model's weights in fp32. Tensors that share memory (tied ones) are stored once, under their first name."""
     names: dict[tuple[int, torch.Size, tuple[int, ...]], str] = {}
-    tied: dict[str, str] = {}
+    same: dict[str, str] = {}
     kept: dict[str, Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         first = names.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride()), name)
         if first != name:
-            tied[name] = first
+            same[name] = first
         else:
             kept[name] = tensor.detach().float()
-    save(path, kept, {"tied": tied, **about})
+    save(path, kept, {"same": same, **about})
 
 
 def load_weights(folder: RunFolder, model: nn.Module, which: Literal["last", "best"] = "last") -> dict[str, Any]:
@@ -108,7 +108,7 @@ def load_weights(folder: RunFolder, model: nn.Module, which: Literal["last", "be
     best = which == "best" and folder.best_file.exists()
     tensors, about = load(folder.best_file if best else folder.last_file)
     try:
-        tensors |= {name: tensors[first] for name, first in about.get("tied", {}).items()}
+        tensors |= {name: tensors[first] for name, first in about.get("same", {}).items()}
         model.load_state_dict(tensors)
     except (RuntimeError, KeyError) as error:
         raise ValueError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from mha_ablate.build import counted_cost, counted_work, fc_out_maker, matched, model_of, optimizer_of
 from mha_ablate.config.catalog import choice_names, choices
 from mha_ablate.config.compose import compose
+from mha_ablate.config.formula import formulas, value_of
 from mha_ablate.config.schema import RunConfig
 from mha_ablate.cost.count import forward_flops, parameters
 from mha_ablate.errors import RequestError
@@ -41,8 +42,15 @@ bias = pytest.mark.parametrize("bias", ["false", "true"], ids=["no_bias", "bias"
 
 
 @cache
+def composed(*overrides: str) -> RunConfig:
+    return compose([*SMALL, *overrides]).config
+
+
 def config_of(variant: str, attention: str, *overrides: str) -> RunConfig:
-    return compose([*SMALL, f"fc_out={variant}", f"attention={attention}", *overrides]).config
+    """What compose gives for all of them together; it takes long, so parts that recur are composed once."""
+    own = [o for o in overrides if "fc_out" in o]
+    rest = [o for o in overrides if "fc_out" not in o]
+    return replace(composed(f"attention={attention}", *rest), fc_out=composed(f"fc_out={variant}", *own).fc_out)
 
 
 def ids(seed: int = 0) -> Tensor:
@@ -51,6 +59,15 @@ def ids(seed: int = 0) -> Tensor:
 
 def class_of(variant: str) -> type[FcOut]:
     return type(fc_outs(model_of(config_of(variant, "fused"), VOCAB, "meta"))[0])
+
+
+def doc_of(variant: str) -> str:
+    """In one line."""
+    return " ".join((inspect.getdoc(class_of(variant)) or "").split())
+
+
+def keeps_width(variant: str) -> bool:
+    return "Legal only where n_heads x head_dim = d_model" in doc_of(variant)
 
 
 def test_there_are_variants_and_attentions() -> None:
@@ -73,9 +90,22 @@ def test_it_builds_and_maps_ids_to_logits(variant: str, attention: str, bias: st
 @attention
 @bias
 def test_a_gradient_reaches_every_parameter(variant: str, attention: str, bias: str) -> None:
-    model = model_of(config_of(variant, attention, f"model.bias={bias}"), VOCAB)
+    config = config_of(variant, attention, f"model.bias={bias}")
+    model = model_of(config, VOCAB)
     model.loss(ids(), ids(1)).backward()
+    if any(fc_out.start_gain == 0 for fc_out in fc_outs(model)):  # a silent branch hears nothing before it has spoken
+        assert any(p.grad is not None and p.grad.abs().max() > 0 for p in fc_outs(model)[0].parameters())
+        model.zero_grad()
+        optimizer = optimizer_of(config, model, torch.float32)
+        for _ in range(2):
+            model.loss(ids(), ids(1)).backward()
+            optimizer.step(1e-3, 1.0)
+        model.loss(ids(), ids(1)).backward()
     for name, p in model.named_parameters():
+        if not p.requires_grad:
+            assert "fc_out" in name, name
+            assert p.grad is None, name
+            continue
         assert p.grad is not None, name
         assert p.grad.abs().max() > 0, name
 
@@ -127,18 +157,31 @@ def test_its_start_gain_is_what_is_measured(variant: str, attention: str) -> Non
 
 
 @variant
-def test_a_learned_map_starts_with_denses_gain(variant: str) -> None:
-    for fc_out in fc_outs(model_of(config_of(variant, "fused"), VOCAB)):
-        learned = any(True for _ in fc_out.parameters())
-        assert fc_out.start_gain == pytest.approx(fc_out.place.dense_gain if learned else 1.0)
+@attention
+def test_it_starts_with_denses_gain_unless_nothing_is_learned_or_the_start_is_the_treatment(
+    variant: str, attention: str
+) -> None:
+    treatment = "start is the treatment" in doc_of(variant)
+    for fc_out in fc_outs(model_of(config_of(variant, attention), VOCAB)):
+        dense = pytest.approx(fc_out.place.dense_gain)
+        if treatment:
+            assert fc_out.start_gain != dense
+        elif any(True for p in fc_out.parameters() if p.requires_grad):
+            assert fc_out.start_gain == dense
+        else:
+            assert fc_out.start_gain in (dense, pytest.approx(1.0))
 
 
 @variant
 @attention
 def test_matched_makes_its_branch_start_as_loud_as_any_others(variant: str, attention: str) -> None:
-    plain, scaled = (
-        model_of(config_of(variant, attention, f"attention.branch_scale={s}"), VOCAB) for s in ("1.0", "matched")
-    )
+    plain = model_of(config_of(variant, attention), VOCAB)
+    config = config_of(variant, attention, "attention.branch_scale=matched")
+    if fc_outs(plain)[0].start_gain == 0:
+        with pytest.raises(RequestError, match=r"attention.branch_scale=matched .* starts at 0"):
+            model_of(config, VOCAB)
+        return
+    scaled = model_of(config, VOCAB)
     for one, other in zip(blocks(plain), blocks(scaled), strict=True):
         factor = one.attention.fc_out.place.dense_gain / one.attention.fc_out.start_gain
         x_BTC = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0))
@@ -181,7 +224,15 @@ def test_it_starts_the_same_every_time_and_shares_the_rest_with_the_baseline(var
     for name, tensor in one.items():
         assert tensor.isfinite().all(), name
         assert torch.equal(tensor, two[name]), name
-        if name in dense and dense[name].shape == tensor.shape:
+        if name not in dense or dense[name].shape != tensor.shape:
+            continue
+        if "fc_out" in name and variant not in (
+            "dense",
+            "none",
+            "per_head",
+        ):  # dense's draws, louder where they must be
+            torch.testing.assert_close(tensor / rms(tensor), dense[name] / rms(dense[name]))
+        else:
             assert torch.equal(tensor, dense[name]), name
     assert {name for name in dense if "fc_out" not in name} <= one.keys()
 
@@ -200,10 +251,56 @@ def test_its_docstring_opens_with_a_formula_and_says_what_it_costs(variant: str)
     text = inspect.getdoc(class_of(variant)) or ""
     first = text.partition("\n")[0]
     assert re.match(r"y(_\w+)? = ", first)
-    assert "Parameters" in text
-    assert "FLOPs" in text
+    for line in ("Parameters: ", "FLOPs: ", "Class: ", "Source: "):
+        assert len(re.findall(f"^{line}", text, flags=re.MULTILINE)) == 1, line
+    assert formulas(text)
     listed = {choice.name: choice.meaning for choice in choices("fc_out")}
     assert listed[variant] == first
+
+
+def sizes_of(fc_out: FcOut) -> dict[str, float]:
+    """What the letters in a formula stand for."""
+    p = fc_out.place
+    own = {"r": "rank", "g": "groups", "B": "block"}
+    given = {letter: getattr(fc_out, name) for letter, name in own.items() if hasattr(fc_out, name)}
+    return {"d": p.d_model, "C": p.d_model, "H": p.n_heads, "D": p.head_dim, "L": p.n_layers, **given}
+
+
+@variant
+@attention
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        ["d_model=64", "n_heads=4", "n_layers=2"],
+        ["d_model=96", "n_heads=2", "n_layers=3"],
+        ["d_model=64", "n_heads=2", "n_layers=2", "head_dim=8"],
+    ],
+    ids="-".join,
+)
+def test_the_formulas_in_its_docstring_are_what_it_costs(variant: str, attention: str, sizes: list[str]) -> None:
+    overrides = [f"model.{size}" for size in sizes]
+    for setting, by_key in formulas(inspect.getdoc(class_of(variant)) or "").items():
+        config = config_of(variant, attention, *overrides, *([f"fc_out.{setting}"] if setting else []))
+        if keeps_width(variant) and "head_dim=8" in sizes:
+            with pytest.raises(RequestError, match="cannot align"):
+                model_of(config, VOCAB)
+            continue
+        placed = fc_outs(model_of(config, VOCAB))
+        assert {k: value_of(f, sizes_of(placed[-1])) for k, f in by_key.items()} == counted(placed), setting
+
+
+def counted(placed: list[FcOut]) -> dict[str, float]:
+    """What the last of these costs by token; a tensor that layers share counts once and is spread over all."""
+    own = list(torch.nn.ModuleList(placed).parameters())
+    trained, frozen = (sum(p.numel() for p in own if p.requires_grad is kind) for kind in (True, False))
+    fc_out, place = placed[-1], placed[-1].place
+    z_BTHV, x_BTC = torch.randn(2, 5, place.n_heads, fc_out.value_width), torch.randn(2, 5, place.d_model)
+    return {
+        "Parameters": trained / len(placed),
+        "Frozen": frozen / len(placed),
+        "FLOPs": forward_flops(lambda: fc_out(z_BTHV, x_BTC)) / 10,
+        "Elementwise": fc_out.elementwise_flops,
+    }
 
 
 @variant
@@ -231,6 +328,16 @@ def test_where_the_heads_do_not_add_up_to_d_model_it_works_or_says_why_not(
         assert_says_why(str(error), variant, head_dim)
     else:
         assert model(ids()).shape == (4, 16, VOCAB)
+
+
+@variant
+def test_it_refuses_a_width_that_it_keeps_by_its_own_name_and_no_other(variant: str) -> None:
+    config = config_of(variant, "fused", "model.head_dim=8")
+    if keeps_width(variant):
+        with pytest.raises(RequestError, match=f"fc_out={variant} cannot align"):
+            model_of(config, VOCAB, "meta")
+    else:
+        assert model_of(config, VOCAB, "meta")
 
 
 def assert_says_why(message: str, variant: str, head_dim: int) -> None:

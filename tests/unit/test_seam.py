@@ -1,4 +1,4 @@
-"""The seam of fc_out is as wide as the catalogue: throwaway variants that need each part of it, and the fold of per_head."""
+"""The seam of fc_out is as wide as the catalogue: variants that need each part of it, and the fold of per_head."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from torch import Tensor, nn
 from mha_ablate.cost.count import parameters
 from mha_ablate.model.fc_out.base import FcOut, Place
 from mha_ablate.model.fc_out.dense import Dense
+from mha_ablate.model.fc_out.gate import Gate
+from mha_ablate.model.fc_out.merged_ov import MergedOV
 from mha_ablate.model.fc_out.none import NoProjection
 from mha_ablate.model.fc_out.per_head import PerHead
+from mha_ablate.model.fc_out.tied import Tied
 from mha_ablate.model.gpt import GPT
-from mha_ablate.model.init import Draw
 from mha_ablate.model.layers import Linear
 from mha_ablate.run.checkpoint import load_weights, save_weights
 from mha_ablate.run.folder import RunFolder
@@ -25,57 +27,9 @@ from tests.unit.small import adamw, blocks, fc_outs, gpt, ids_of, inputs_of, lou
 BOTH = pytest.mark.parametrize("qkv", ["fused", "split"])
 
 
-class Gate(FcOut):
-    """y = W_O (z * sigmoid(G x)): reads the sublayer's input."""
-
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
-        self.map = Linear(place.width, place.d_model, bias=False, std=2 * place.dense_std)
-        self.gate = Linear(place.d_model, place.width, bias=False)
-
-    def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:
-        return self.map(z_BTHV.flatten(-2) * torch.sigmoid(self.gate(x_BTC)))
-
-
-class Tied(FcOut):
-    """y = sum_h W_V,h^T z_h: no parameter of its own."""
-
-    value_weight: Callable[[], Tensor]
-
-    def connect(self, value_weight: Callable[[], Tensor], earlier: Sequence[FcOut]) -> None:
-        self.value_weight = value_weight
-
-    def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:
-        return torch.einsum("bthv,hvc->btc", z_BTHV, self.value_weight())
-
-
-class MergedOV(FcOut):
-    """y = sum_h v_h: each head's values are d_model wide, and there is no W_O."""
-
-    @property
-    def value_width(self) -> int:
-        return self.place.d_model
-
-    def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:
-        return z_BTHV.sum(-2)
-
-
-class SharedByAll(FcOut):
-    """y = W z: one W for all layers, the first layer's."""
-
-    def __init__(self, place: Place) -> None:
-        super().__init__(place)
-        self.weight = nn.Parameter(torch.empty(place.d_model, place.width))
-
-    def reset_parameters(self, draw: Draw) -> None:
-        draw.normal("weight", self.weight, self.place.dense_std)
-
-    def connect(self, value_weight: Callable[[], Tensor], earlier: Sequence[FcOut]) -> None:
-        if earlier:
-            self.weight = cast(SharedByAll, earlier[0]).weight
-
-    def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:
-        return z_BTHV.flatten(-2) @ self.weight.T
+def shared_by_all(place: Place) -> Tied:
+    """One W_O for all layers."""
+    return Tied(place, to="layers")
 
 
 class EvenLayersOnly(FcOut):
@@ -91,7 +45,8 @@ class EvenLayersOnly(FcOut):
         return z if self.map is None else self.map(z)
 
 
-THROWAWAY = [Gate, Tied, MergedOV, SharedByAll, EvenLayersOnly]
+Maker = Callable[[Place], FcOut]
+MAKERS: list[Maker] = [Gate, Tied, MergedOV, shared_by_all, EvenLayersOnly]
 
 
 # ---- each of them trains
@@ -99,8 +54,8 @@ THROWAWAY = [Gate, Tied, MergedOV, SharedByAll, EvenLayersOnly]
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @BOTH
-@pytest.mark.parametrize("make", THROWAWAY)
-def test_a_throwaway_variant_trains(make: type[FcOut], qkv: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_variant_trains(make: Maker, qkv: str, dtype: torch.dtype) -> None:
     model = gpt(make, qkv=qkv, n_layers=3)
     optimizer = adamw(model, dtype)
     before = optimizer.master.clone()
@@ -126,8 +81,8 @@ def test_a_throwaway_variant_trains(make: type[FcOut], qkv: str, dtype: torch.dt
 
 
 @BOTH
-@pytest.mark.parametrize("make", THROWAWAY)
-def test_a_throwaway_variant_is_the_same_model_under_both_ways_of_attending(make: type[FcOut], qkv: str) -> None:
+@pytest.mark.parametrize("make", MAKERS)
+def test_a_variant_is_the_same_model_under_both_ways_of_attending(make: Maker, qkv: str) -> None:
     explicit, sdpa = (loud(gpt(make, qkv=qkv, explicit_attention=e)) for e in (True, False))
     ids = ids_of(explicit)
     torch.testing.assert_close(explicit(ids), sdpa(ids), rtol=1e-11, atol=1e-11)
@@ -198,7 +153,8 @@ def test_merged_ov_contains_dense() -> None:
         copy_common(dense, merged)
         for one, other in zip(blocks(dense), blocks(merged), strict=True):
             w_o_CHV = cast(Dense, one.attention.fc_out).map.weight.view(16, 2, 8)
-            merged_HCX = torch.einsum("chv,hvx->hcx", w_o_CHV, one.attention.qkv.value_weight())
+            scale = one.attention.fc_out.place.dense_gain / 2**0.5
+            merged_HCX = torch.einsum("chv,hvx->hcx", w_o_CHV / scale, one.attention.qkv.value_weight())
             q_and_k = one.attention.qkv.map.weight[: 2 * 2 * 8]
             other.attention.qkv.map.weight.copy_(torch.cat((q_and_k, merged_HCX.flatten(0, 1))))
     ids = ids_of(dense)
@@ -207,14 +163,14 @@ def test_merged_ov_contains_dense() -> None:
 
 @BOTH
 def test_one_projection_shared_by_all_layers_is_one_parameter(qkv: str) -> None:
-    shared, dense = (gpt(make, qkv=qkv, n_layers=3) for make in (SharedByAll, Dense))
-    first, *others = (cast(SharedByAll, f).weight for f in fc_outs(shared))
+    shared, dense = (gpt(make, qkv=qkv, n_layers=3) for make in (shared_by_all, Dense))
+    first, *others = (f.get_parameter("map.weight") for f in fc_outs(shared))
     assert all(w is first for w in others)
     assert parameters(shared) == parameters(dense) - 2 * 16 * 16
     assert parameters(shared, "fc_out") == 16 * 16
     optimizer = adamw(shared)
     assert optimizer.master.numel() == parameters(shared)
-    assert len({cast(SharedByAll, f).weight.data_ptr() for f in fc_outs(shared)}) == 1
+    assert len({f.get_parameter("map.weight").data_ptr() for f in fc_outs(shared)}) == 1
 
 
 def test_layers_below_are_handed_over_first_layer_first() -> None:
@@ -229,8 +185,8 @@ def test_layers_below_are_handed_over_first_layer_first() -> None:
 
 
 @BOTH
-@pytest.mark.parametrize("make", THROWAWAY)
-def test_weights_survive_the_checkpoint(make: type[FcOut], qkv: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", MAKERS)
+def test_weights_survive_the_checkpoint(make: Maker, qkv: str, tmp_path: Path) -> None:
     model = gpt(make, qkv=qkv, n_layers=3)
     optimizer = adamw(model, torch.bfloat16)
     ids = ids_of(model)
@@ -245,8 +201,8 @@ def test_weights_survive_the_checkpoint(make: type[FcOut], qkv: str, tmp_path: P
     info = load_weights(folder, other)
     assert info["arm"] == "mine"
     assert torch.equal(other(ids), model(ids))
-    tied = {f"blocks.{i}.attention.fc_out.weight": "blocks.0.attention.fc_out.weight" for i in (1, 2)}
-    assert info["tied"] == (tied if make is SharedByAll else {})
+    tied = {f"blocks.{i}.attention.fc_out.map.weight": "blocks.0.attention.fc_out.map.weight" for i in (1, 2)}
+    assert info["same"] == (tied if make is shared_by_all else {})
 
 
 def test_a_variant_knows_its_layer_and_the_sizes_around_it() -> None:

@@ -24,6 +24,9 @@ from mha_ablate.build import fc_out_maker
 from mha_ablate.config.paths import configs_dir
 from mha_ablate.data.batches import TrainBatches
 from mha_ablate.model.fc_out.base import FcOut, Place
+from mha_ablate.model.fc_out.dense import Dense
+from mha_ablate.model.fc_out.none import NoProjection
+from mha_ablate.model.fc_out.per_head import PerHead
 from mha_ablate.model.gpt import GPT
 from mha_ablate.run.folder import RunFolder
 from mha_ablate.study import execute
@@ -35,8 +38,8 @@ from mha_ablate.training.loop import Line, Outcome, train
 from mha_ablate.training.optimizer import FlatAdamW
 from mha_ablate.training.stack import StackedStep
 from mha_ablate.training.step import TrainingStep
-from tests.unit.small import gpt, ids_of
-from tests.unit.test_seam import THROWAWAY
+from tests.unit.small import fc_outs, gpt, ids_of
+from tests.unit.test_seam import EvenLayersOnly, shared_by_all
 
 CPU = torch.device("cpu")
 TOKENS = np.random.default_rng(0).integers(0, 11, 400).astype(np.uint16)
@@ -44,7 +47,11 @@ VARIANTS = {
     file.stem: fc_out_maker(yaml.safe_load(file.read_text(encoding="utf-8")))
     for file in sorted((configs_dir() / "fc_out").glob("*.yaml"))
 }
-MAKERS: dict[str, Callable[[Place], FcOut]] = {**VARIANTS, **{make.__name__: make for make in THROWAWAY}}
+MAKERS: dict[str, Callable[[Place], FcOut]] = {
+    **VARIANTS,
+    "shared_by_all": shared_by_all,
+    "even_layers_only": EvenLayersOnly,
+}
 Measured = list[tuple[Tensor, Tensor]]
 
 
@@ -92,11 +99,19 @@ def weights(models: list[GPT]) -> list[Tensor]:
 # ---- a stack is its lanes
 
 
+def slack(model: GPT) -> float:
+    """Rounding passes a loud branch louder: measured up to 1.3 times what these three show, the loud `none` among them."""
+    first = fc_outs(model)[0]
+    measured = isinstance(first, (Dense, NoProjection, PerHead))
+    return 1.0 if measured or first.start_gain <= first.place.dense_gain else 2.0
+
+
 def check_equal(
     make: Callable[[Place], FcOut], *, dtype: torch.dtype, clip: float, rtol: float, atol: float, **changes: Any
 ) -> None:
     ours, theirs = lanes(make=make, **changes), lanes(make=make, **changes)
     start = weights(ours)
+    rtol, atol = rtol * slack(ours[0]), atol * slack(ours[0])
     found, expected = together(ours, 4, dtype, clip), one_by_one(theirs, 4, dtype, clip)
     for (losses, norms), (losses_apart, norms_apart) in zip(found, expected, strict=True):
         assert losses.shape == norms.shape == (3,)

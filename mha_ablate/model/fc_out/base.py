@@ -5,7 +5,8 @@ A variant is one subclass of `FcOut` in a file of its own and one YAML that name
 (`value_width`), and may tie itself to the value weights or to other layers (`connect`).
 
 Its docstring opens with the formula, and has a line each for `Parameters:` (trained), `Frozen:` (if any), `FLOPs:` (matrix
-products, by token), `Elementwise:` (other FLOPs, if any), `Class:` and `Source:`. Tests evaluate the first four.
+products, by token), `Elementwise:` (other FLOPs, if any), `Class:` and `Source:`. Tests evaluate the first four, which count
+one layer and no bias (`config.formula`). A variant that starts otherwise than dense says "the start is the treatment".
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from mha_ablate.model.init import residual_std
+from mha_ablate.model.init import Draw, residual_std, stream
+from mha_ablate.model.layers import shuffle
 
 
 @dataclass(frozen=True)
@@ -99,3 +103,83 @@ class FcOut(nn.Module):
     def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:
         """Map the heads' outputs to the residual. `z: [B T H V]`, the sublayer's input `x: [B T C] -> [B T C]`."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
+
+
+class WithBias(FcOut):
+    """y = mapped(z) (+ b): the base of variants that add a bias of their own, b `[C]`, where model.bias is set.
+
+    Subclasses define `mapped`, and `start(draw)` if they have other parameters.
+    """
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.bias = nn.Parameter(torch.empty(place.d_model)) if place.bias else None
+
+    def reset_parameters(self, draw: Draw) -> None:
+        """The bias starts at 0, the rest as `start` has it."""
+        if self.bias is not None:
+            draw.constant(self.bias, 0.0)
+        self.start(draw)
+
+    def start(self, draw: Draw) -> None:
+        """Draw the start of all parameters but the bias."""
+
+    def mapped(self, z_BTHV: Tensor) -> Tensor:
+        """Map the heads' outputs to the residual. `[B T H V] -> [B T C]`."""
+        raise NotImplementedError(f"{type(self).__name__} defines no mapped")
+
+    def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:  # noqa: ARG002
+        """Map, then add the bias."""
+        y_BTC = self.mapped(z_BTHV)
+        return y_BTC if self.bias is None else y_BTC + self.bias
+
+
+class FixedOrder(FcOut):
+    """y_i = z_p(i): the base of variants that shuffle channels and learn nothing."""
+
+    def __init__(self, place: Place, name: str, layer: str, shuffle_seed: Any) -> None:
+        super().__init__(place)
+        self.keep_width(name)
+        seed = whole(name, "shuffle_seed", shuffle_seed, 0)
+        order = torch.randperm(place.width, generator=stream(f"{name}:{place.width}:{layer}:{seed}"))
+        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("back", order.argsort(), persistent=False)
+
+    @property
+    def start_gain(self) -> float:
+        """1: the branch is as loud as its values."""
+        return 1.0
+
+    def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:  # noqa: ARG002
+        """Concatenate the heads and shuffle."""
+        return shuffle(z_BTHV.flatten(-2), self.get_buffer("order"), self.get_buffer("back"))
+
+
+# ---- settings: each raises ValueError, in one line, for what a variant does not take. `name` is the YAML's
+
+
+def refused(name: str, key: str, value: Any, allowed: str) -> ValueError:
+    """What to raise: the setting, what it was, what it may be."""
+    return ValueError(f"fc_out={name}: fc_out.{key} must be {allowed}, not {value!r}")
+
+
+def whole(name: str, key: str, value: Any, low: int, high: int | None = None) -> int:
+    """A whole number from `low` to `high`."""
+    if type(value) is not int or value < low or (high is not None and value > high):
+        raise refused(name, key, value, f"a whole number from {low} {'up' if high is None else f'to {high}'}")
+    return value
+
+
+def finite(name: str, key: str, value: Any) -> float:
+    """A finite number."""
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise refused(name, key, value, "a finite number")
+    return float(value)
+
+
+def one_of(name: str, key: str, value: Any, *allowed: str | bool) -> Any:
+    """One of a few words, or true or false."""
+    if not any(type(value) is type(a) and value == a for a in allowed):
+        words = " or ".join(a if isinstance(a, str) else str(a).lower() for a in allowed)
+        raise refused(name, key, value, words)
+    return value

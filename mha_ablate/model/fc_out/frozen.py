@@ -1,0 +1,30 @@
+"""The standard output projection, never trained."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mha_ablate.model.fc_out.base import Place, WithBias
+from mha_ablate.model.layers import Linear
+
+
+class Frozen(WithBias):
+    """y = W_O z (+ b): dense as it starts; W_O is never trained.
+
+    Shapes: W_O `[C, H*D]`, b `[C]` where model.bias is set: b is trained. Start: dense's, number for number.
+
+    Parameters: 0
+    Frozen: C H D
+    FLOPs: 2 C H D
+    Class: other: fixed mixing of heads
+    Source: a control: learning against mixing
+    """
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.map = Linear(place.width, place.d_model, bias=False, std=place.dense_std)
+        self.map.weight.requires_grad_(False)
+
+    def mapped(self, z_BTHV: Tensor) -> Tensor:
+        """Concatenate the heads and project."""
+        return self.map(z_BTHV.flatten(-2))
