@@ -89,6 +89,13 @@ def print_report(report: dict[str, Any]) -> None:
         out.print(Text(f"note: {note}", style="yellow"), soft_wrap=not out.is_terminal)
 
 
+def printable(text: str) -> str:
+    """Without control characters: a text that somebody else wrote must not steer the terminal."""
+    import unicodedata
+
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def note(message: str) -> None:
     """A line of progress on standard error."""
     print(message, file=sys.stderr, flush=True)

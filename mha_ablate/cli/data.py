@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mha_ablate.cli.common import Json, Quiet, Settings, epilog
+from mha_ablate.cli.common import Json, Quiet, Settings, epilog, printable
 
 if TYPE_CHECKING:
     from mha_ablate.data.corpus import Corpus
@@ -48,7 +48,7 @@ def show(settings: Settings = None, quiet: Quiet = False, as_json: Json = False)
         print_json({**_about(corpus), "sample": _sample(corpus)})
         return
     _print_facts(corpus)
-    print(f"\nThe training text begins:\n\n{_printable(_sample(corpus))}")
+    print(f"\nThe training text begins:\n\n{printable(_sample(corpus))}")
 
 
 @app.command(epilog=PREPARE_EPILOG)
@@ -86,7 +86,7 @@ def _print_facts(corpus: Corpus) -> None:
     about = corpus.summary()
     whole = sum(len(tokens) for tokens in (corpus.train, corpus.val)) or 1
     print(f"text        {corpus.name}" + (f" at {corpus.revision}" if corpus.revision else ""))
-    print(f"licence     {_printable(corpus.licence or 'not stated')}")
+    print(f"licence     {printable(corpus.licence or 'not stated')}")
     print(f"sha256      {corpus.sha256}")
     print(f"size        {corpus.characters:,} characters, {corpus.bytes:,} bytes")
     print(f"tokenizer   {about['tokenizer']}, a vocabulary of {corpus.vocab_size:,}")
@@ -107,13 +107,6 @@ SPLITS = {
     "blocks": "blocks: every 10th block of 4,096 characters validates (of a tenth of the text, if it is short)",
     "tail": "tail: the last 10% of the characters validate",
 }
-
-
-def _printable(text: str) -> str:
-    """Without control characters: a text that somebody else wrote must not steer the terminal."""
-    import unicodedata
-
-    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _sample(corpus: Corpus) -> str:
