@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from mha_ablate.config.registered import GROUP, registered
 from mha_ablate.config.schema import RunConfig
 from mha_ablate.cost.count import PeakMemory, forward_flops, parameters, parts, training_flops
 from mha_ablate.data.batches import Batches, SameBatch, TrainBatches
@@ -92,21 +93,24 @@ def _explicit(config: RunConfig) -> bool:
 def fc_out_maker(spec: dict[str, Any]) -> Callable[[Place], FcOut]:
     """A function that builds the variant named by `_target_` at a place. Raises RequestError for what is no variant.
 
-    Only classes of this package's `model.fc_out` are imported: a configuration file cannot name other code.
+    Only classes of this package's `model.fc_out`, and those that an installed package registers as entry points, are
+    imported: a configuration file cannot name other code.
     """
     from hydra.utils import get_class
 
     target = str(spec["_target_"])
     settings = {k: v for k, v in spec.items() if k != "_target_"}
-    if not target.startswith(VARIANTS):
+    if not target.startswith(VARIANTS) and target not in registered():
         raise RequestError(
-            f"fc_out._target_={target} is not below {VARIANTS}: choose a variant by name (`mha-ablate list fc_out`)"
+            f"fc_out._target_={target} is not below {VARIANTS}, and no installed package registers it in the entry point group "
+            f"{GROUP}: choose a variant by name (`mha-ablate list fc_out`), or install the package that registers it"
         )
     try:
         variant = get_class(target)
     except Exception as error:
         raise RequestError(
-            f"fc_out._target_={target} cannot be imported: choose a variant by name (`mha-ablate list fc_out`)"
+            f"fc_out._target_={target} cannot be imported ({' '.join(str(error).split())}): choose a variant by name "
+            "(`mha-ablate list fc_out`)"
         ) from error
     if variant.__module__ == FcOut.__module__ or not issubclass(variant, FcOut):
         raise RequestError(f"fc_out._target_={target} is no variant of FcOut")

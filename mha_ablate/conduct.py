@@ -27,8 +27,10 @@ class Conducted:
     failure: str | None
 
 
-def conduct(overrides: list[str], *, workers: int | None, observer: Observer) -> Conducted:
-    """Plan, train what is not finished, measure, report.
+def conduct(
+    overrides: list[str], *, workers: int | None, observer: Observer, config_dir: Path | None = None
+) -> Conducted:
+    """Plan, train what is not finished, measure, report. `config_dir` holds choices of the user's own.
 
     Raises RequestError before anything is written, RunFailed where no worker can run, Interrupted on Ctrl-C or SIGTERM.
     """
@@ -39,14 +41,14 @@ def conduct(overrides: list[str], *, workers: int | None, observer: Observer) ->
     try:
         with interruptible():
             observer.checking()
-            asked = _text_at_hand(overrides, observer)
+            asked = _text_at_hand(overrides, observer, config_dir)
             from mha_ablate.report.write import write_report
             from mha_ablate.run.lock import locked
             from mha_ablate.study.execute import Pool, default_workers, run_cells, time_arms
             from mha_ablate.study.plan import make_plan
 
             pool = Pool(workers or default_workers(asked.trainer.device))
-            plan = make_plan(overrides, while_checking=pool.start, watch=observer.reading)
+            plan = make_plan(overrides, pool.start, observer.reading, config_dir)
             with locked(plan.folder.path):
                 plan.folder.clear_scratch()
                 plan.write()
@@ -64,17 +66,19 @@ def conduct(overrides: list[str], *, workers: int | None, observer: Observer) ->
     return Conducted(plan, report, failed or untimed)
 
 
-def conduct_run(overrides: list[str], *, observer: Observer) -> tuple[Path, dict[str, Any], bool]:
+def conduct_run(
+    overrides: list[str], *, observer: Observer, config_dir: Path | None = None
+) -> tuple[Path, dict[str, Any], bool]:
     """Train one model, unless that run is finished; returns its folder, its run.json, and whether it was finished before.
 
     Raises as `conduct` does.
     """
     with interruptible():
         observer.checking()
-        _text_at_hand(overrides, observer)
+        _text_at_hand(overrides, observer, config_dir)
         from mha_ablate.study.single import run_single, single_cell
 
-        cell = single_cell(overrides, observer.reading)
+        cell = single_cell(overrides, observer.reading, config_dir)
         before = cell.finished()
         return cell.folder.path, before or run_single(cell, observer), before is not None
 
@@ -90,25 +94,30 @@ def conduct_replay(path: Path, *, observer: Observer) -> Replay:
 
 
 def conduct_cost(
-    words: list[str], *, baseline: str | None, timed: bool, on_turn: Callable[[int, int], None]
+    words: list[str],
+    *,
+    baseline: str | None,
+    timed: bool,
+    on_turn: Callable[[int, int], None],
+    config_dir: Path | None = None,
 ) -> dict[str, Any]:
     """The ledger of every arm that the words list; `refused` says which could not be built, and why. Raises RequestError."""
     with interruptible():
         from mha_ablate.config.catalog import choice_names
         from mha_ablate.study.ledger import arms_of, corpus_for, ledger
 
-        arms, refused = arms_of(words, choice_names("fc_out"))
+        arms, refused = arms_of(words, choice_names("fc_out", config_dir), config_dir)
         base = baseline or ("dense" if "dense" in arms else next(iter(arms)))
         made = ledger(arms, corpus_for(arms), baseline=base, timed=timed, on_turn=on_turn)
         return {**made, "refused": refused}
 
 
-def _text_at_hand(overrides: list[str], observer: Observer) -> RunConfig:
+def _text_at_hand(overrides: list[str], observer: Observer, config_dir: Path | None) -> RunConfig:
     """Fetch a text of the Hub, or say that it cannot be had, before seconds are spent on importing torch; returns the request."""
     from mha_ablate.config.compose import compose
     from mha_ablate.corpora import corpus_of
 
-    config = compose(overrides).config
+    config = compose(overrides, config_dir).config
     if config.data.hub is not None:
         corpus_of(config, watch=observer.reading, any_length=True)
     return config

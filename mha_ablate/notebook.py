@@ -83,7 +83,9 @@ class Run:
         return load_runs(self.folder)
 
 
-def compare(*overrides: str, workers: int | None = None, quiet: bool = False) -> Comparison:
+def compare(
+    *overrides: str, workers: int | None = None, quiet: bool = False, config_dir: str | Path | None = None
+) -> Comparison:
     """Train every arm of a study at every seed, as `mha-ablate compare OVERRIDES` does; what is finished is not trained again.
 
     `compare("study.seeds=8", "model.n_heads=8", "name=eight")`. Raises RequestError, in one line, for a wrong request.
@@ -94,11 +96,11 @@ def compare(*overrides: str, workers: int | None = None, quiet: bool = False) ->
 
     _check_words(overrides)
     with study_view(quiet=quiet) as view:
-        done = conduct(list(overrides), workers=workers, observer=view)
+        done = conduct(list(overrides), workers=workers, observer=view, config_dir=_path(config_dir))
     return Comparison(done.plan.folder.path, done.report, done.failure)
 
 
-def train(*overrides: str, quiet: bool = False) -> Run:
+def train(*overrides: str, quiet: bool = False, config_dir: str | Path | None = None) -> Run:
     """Train one model, as `mha-ablate train OVERRIDES` does: `train("fc_out=none", "trainer.steps=50")`.
 
     Raises RequestError, in one line, for what is wrong with the request.
@@ -108,7 +110,7 @@ def train(*overrides: str, quiet: bool = False) -> Run:
 
     _check_words(overrides)
     with run_view(quiet=quiet) as view:
-        folder, about, _ = conduct_run(list(overrides), observer=view)
+        folder, about, _ = conduct_run(list(overrides), observer=view, config_dir=_path(config_dir))
     return Run(folder, about)
 
 
@@ -129,6 +131,10 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
             steps.setdefault(line["step"], {"arm": run.arm, "seed": run.seed, "state": run.state}).update(line)
         rows += steps.values()
     return pd.DataFrame(rows)
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def _check_words(overrides: tuple[Any, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +19,16 @@ Settings = Annotated[
         metavar="KEY=VALUE",
         show_default=False,
         help="Settings as Hydra overrides: optim.lr=1e-3 model=mini. `mha-ablate list config` prints every key.",
+    ),
+]
+ConfigDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--config-dir",
+        "-cd",
+        metavar="DIR",
+        show_default=False,
+        help="A folder with choices of your own: DIR/GROUP/NAME.yaml becomes GROUP=NAME.",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on the way: only the result, and errors.")]
@@ -50,9 +61,13 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(highlight=False, width=200)
 
 
-def flags(**given: bool) -> list[str]:
-    """The options that were given: `--quiet`, `--json`."""
-    return [f"--{name}" for name, is_given in given.items() if is_given]
+def flags(**given: bool | int | Path | None) -> list[str]:
+    """The options that were given: `--quiet`, `--workers 2`, `--config-dir DIR`."""
+    words: list[str] = []
+    for name, value in given.items():
+        if value not in (None, False):
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return words
 
 
 def command_line(*words: str) -> str:
@@ -87,6 +102,13 @@ def print_report(report: dict[str, Any]) -> None:
     out.print(Text(report["sentence"], style="bold"), soft_wrap=not out.is_terminal)
     for note in report["notes"]:
         out.print(Text(f"note: {note}", style="yellow"), soft_wrap=not out.is_terminal)
+
+
+def printable(text: str) -> str:
+    """Without control characters: a text that somebody else wrote must not steer the terminal."""
+    import unicodedata
+
+    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def note(message: str) -> None:

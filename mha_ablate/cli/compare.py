@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mha_ablate.cli.common import Json, Quiet, Settings, epilog
+from mha_ablate.cli.common import ConfigDir, Json, Quiet, Settings, epilog
 
 if TYPE_CHECKING:
     from mha_ablate.study.plan import Plan
@@ -29,6 +29,7 @@ EPILOG = epilog(
 
 def compare(
     settings: Settings = None,
+    config_dir: ConfigDir = None,
     workers: Annotated[
         int | None, typer.Option(help="Worker processes, one thread each. Default: one per core.")
     ] = None,
@@ -48,19 +49,19 @@ def compare(
     words = list(settings or [])
     try:
         with study_view(quiet=quiet) as view:
-            done = conduct(words, workers=workers, observer=view)
+            done = conduct(words, workers=workers, observer=view, config_dir=config_dir)
     except Interrupted as error:
-        options = [*(["--workers", str(workers)] if workers else []), *flags(quiet=quiet, json=as_json)]
+        options = flags(config_dir=config_dir, workers=workers, quiet=quiet, json=as_json)
         raise Interrupted(f"{error}; to go on: {command_line('compare', *words, *options)}") from None
     if as_json:
         print_json(done.report)
     else:
-        _print(done.report, done.plan, words)
+        _print(done.report, done.plan, words, flags(config_dir=config_dir))
     if done.failure:
         raise RunFailed(done.failure)
 
 
-def _print(report: dict, plan: Plan, words: list[str]) -> None:
+def _print(report: dict, plan: Plan, words: list[str], options: list[str]) -> None:
     from mha_ablate.cli.common import command_line, print_report
 
     folder = str(plan.folder.path)
@@ -68,13 +69,12 @@ def _print(report: dict, plan: Plan, words: list[str]) -> None:
     print(f"\nreport: {plan.folder.report_dir / 'report.html'}\n\nnext:")
     print(f"  {command_line('board', folder)}")
     print("      the paired delta, step by step, in TensorBoard")
-    for command, why in _next(plan, words):
-        print(f"  {command}\n      {why}")
+    for settings, why in _next(plan, words):
+        print(f"  {command_line('compare', *settings, *options)}\n      {why}")
 
 
-def _next(plan: Plan, words: list[str]) -> list[tuple[str, str]]:
-    """Two commands worth trying after this study."""
-    from mha_ablate.cli.common import command_line
+def _next(plan: Plan, words: list[str]) -> list[tuple[list[str], str]]:
+    """Settings of two studies worth trying after this one."""
     from mha_ablate.stats.verdict import ENOUGH_SEEDS
 
     def without(*keys: str) -> list[str]:
@@ -83,18 +83,16 @@ def _next(plan: Plan, words: list[str]) -> list[tuple[str, str]]:
     name = plan.folder.path.name
     steps = []
     if len(plan.arms) == 1:
-        steps.append((command_line("compare", *without("study.arms")), "with the other arms of the study"))
+        steps.append((without("study.arms"), "with the other arms of the study"))
     elif len(plan.study.seed_list) < ENOUGH_SEEDS:
-        more = command_line("compare", *without("study.seeds"), f"study.seeds={ENOUGH_SEEDS}")
+        more = [*without("study.seeds"), f"study.seeds={ENOUGH_SEEDS}"]
         steps.append((more, "a result instead of a look; finished cells are kept"))
     if not any(w.startswith("attention=") for w in words):
-        split = command_line("compare", *without("name"), "attention=split", f"name={name}_split")
+        split = [*without("name"), "attention=split", f"name={name}_split"]
         steps.append((split, "the tutorial's attention, where a head sees only its own slice"))
     model = plan.arms[plan.study.baseline].model
     heads = 2 * model.n_heads
     if model.head_dim is None and model.d_model % heads == 0:
-        more_heads = command_line(
-            "compare", *without("name", "model.n_heads"), f"model.n_heads={heads}", f"name={name}_h{heads}"
-        )
+        more_heads = [*without("name", "model.n_heads"), f"model.n_heads={heads}", f"name={name}_h{heads}"]
         steps.append((more_heads, "twice the heads: more for fc_out to mix"))
     return steps[:2]

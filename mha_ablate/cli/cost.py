@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mha_ablate.cli.common import Json, Quiet, Settings, epilog
+from mha_ablate.cli.common import ConfigDir, Json, Quiet, Settings, epilog
 
 EPILOG = epilog(
     {
@@ -34,6 +34,7 @@ class Format(StrEnum):
 
 def cost(
     settings: Settings = None,
+    config_dir: ConfigDir = None,
     baseline: Annotated[
         str | None, typer.Option(metavar="ARM", help="What the others are compared with. Default: dense, or the first.")
     ] = None,
@@ -53,7 +54,7 @@ def cost(
         if not quiet and sys.stderr.isatty():
             print(f"\rtiming: {done} of {total} turns", end="\n" if done == total else "", file=sys.stderr, flush=True)
 
-    made = conduct_cost(list(settings or []), baseline=baseline, timed=time, on_turn=on_turn)
+    made = conduct_cost(list(settings or []), baseline=baseline, timed=time, on_turn=on_turn, config_dir=config_dir)
     for arm, why in made["refused"].items():
         note(f"{arm} is left out: {why}")
     if as_json:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from mha_ablate.cli.common import Json, Quiet, Settings, epilog
+from mha_ablate.cli.common import ConfigDir, Json, Quiet, Settings, epilog, printable
 
 if TYPE_CHECKING:
     from mha_ablate.data.corpus import Corpus
@@ -39,25 +40,27 @@ app = typer.Typer(
 
 
 @app.command(epilog=SHOW_EPILOG)
-def show(settings: Settings = None, quiet: Quiet = False, as_json: Json = False) -> None:
+def show(settings: Settings = None, config_dir: ConfigDir = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Show size, vocabulary, splits, SHA-256, licence and a sample of a text."""
     from mha_ablate.cli.common import print_json
 
-    corpus, _ = _corpus(settings, quiet)
+    corpus, _ = _corpus(settings, config_dir, quiet)
     if as_json:
         print_json({**_about(corpus), "sample": _sample(corpus)})
         return
     _print_facts(corpus)
-    print(f"\nThe training text begins:\n\n{_printable(_sample(corpus))}")
+    print(f"\nThe training text begins:\n\n{printable(_sample(corpus))}")
 
 
 @app.command(epilog=PREPARE_EPILOG)
-def prepare(settings: Settings = None, quiet: Quiet = False, as_json: Json = False) -> None:
+def prepare(
+    settings: Settings = None, config_dir: ConfigDir = None, quiet: Quiet = False, as_json: Json = False
+) -> None:
     """Fetch a text if need be, tokenise it and keep it in the cache: training then starts at once and needs no network."""
     from mha_ablate.cli.common import print_json
     from mha_ablate.data.cache import cache_dir
 
-    corpus, kept = _corpus(settings, quiet)
+    corpus, kept = _corpus(settings, config_dir, quiet)
     if as_json:
         print_json({**_about(corpus), "cache": str(cache_dir()) if kept else None})
         return
@@ -65,13 +68,13 @@ def prepare(settings: Settings = None, quiet: Quiet = False, as_json: Json = Fal
     print(f"cache       {cache_dir()}" if kept else f"cache       {cache_dir()} cannot be written: nothing is kept")
 
 
-def _corpus(settings: list[str] | None, quiet: bool) -> tuple[Corpus, bool]:
+def _corpus(settings: list[str] | None, config_dir: Path | None, quiet: bool) -> tuple[Corpus, bool]:
     """The corpus of a request, and whether its tokens lie in the cache."""
     from mha_ablate.cli.live import text_view
     from mha_ablate.config.compose import compose
     from mha_ablate.corpora import corpus_of, is_kept
 
-    config = compose(list(settings or [])).config
+    config = compose(list(settings or []), config_dir).config
     with text_view(quiet=quiet) as view:
         corpus = corpus_of(config, watch=view.reading, any_length=True)
     return corpus, is_kept(config, corpus)
@@ -86,7 +89,7 @@ def _print_facts(corpus: Corpus) -> None:
     about = corpus.summary()
     whole = sum(len(tokens) for tokens in (corpus.train, corpus.val)) or 1
     print(f"text        {corpus.name}" + (f" at {corpus.revision}" if corpus.revision else ""))
-    print(f"licence     {_printable(corpus.licence or 'not stated')}")
+    print(f"licence     {printable(corpus.licence or 'not stated')}")
     print(f"sha256      {corpus.sha256}")
     print(f"size        {corpus.characters:,} characters, {corpus.bytes:,} bytes")
     print(f"tokenizer   {about['tokenizer']}, a vocabulary of {corpus.vocab_size:,}")
@@ -107,13 +110,6 @@ SPLITS = {
     "blocks": "blocks: every 10th block of 4,096 characters validates (of a tenth of the text, if it is short)",
     "tail": "tail: the last 10% of the characters validate",
 }
-
-
-def _printable(text: str) -> str:
-    """Without control characters: a text that somebody else wrote must not steer the terminal."""
-    import unicodedata
-
-    return "".join(c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def _sample(corpus: Corpus) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mha_ablate import __version__
-from mha_ablate.cli import board, compare, cost, data, doctor, errors, replay, report, train
+from mha_ablate.cli import board, compare, cost, data, doctor, errors, generate, replay, report, train
 from mha_ablate.cli import list as listing
 
 app = typer.Typer(
@@ -52,6 +52,9 @@ app.command("cost", short_help="Count and time what each variant costs, without 
 app.command("report", short_help="Compare the runs of a folder.", epilog=report.EPILOG)(report.report)
 app.command("replay", short_help="Train a finished run again and compare it bit for bit.", epilog=replay.EPILOG)(
     replay.replay
+)
+app.command("generate", short_help="Continue a text with the model of a finished run.", epilog=generate.EPILOG)(
+    generate.generate
 )
 app.command("board", short_help="Serve TensorBoard with the comparison in view.", epilog=board.EPILOG)(board.board)
 app.add_typer(data.app, name="data", short_help="Look at a text, or fetch and tokenise it ahead of training.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mha_ablate.cli.common import Json, Quiet, Settings, epilog
+from mha_ablate.cli.common import ConfigDir, Json, Quiet, Settings, epilog
 
 EPILOG = epilog(
     {
@@ -19,7 +19,7 @@ EPILOG = epilog(
 )
 
 
-def train(settings: Settings = None, quiet: Quiet = False, as_json: Json = False) -> None:
+def train(settings: Settings = None, config_dir: ConfigDir = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Train one model and leave a run folder: outputs/NAME/FC_OUT/seed=N.
 
     NAME is `train` unless you give name=. `mha-ablate report outputs/NAME` compares what lies there.
@@ -32,9 +32,9 @@ def train(settings: Settings = None, quiet: Quiet = False, as_json: Json = False
     words = list(settings or [])
     try:
         with run_view(quiet=quiet) as view:
-            folder, run, done_before = conduct_run(words, observer=view)
+            folder, run, done_before = conduct_run(words, observer=view, config_dir=config_dir)
     except Interrupted as error:
-        again = command_line("train", *words, *flags(quiet=quiet, json=as_json))
+        again = command_line("train", *words, *flags(config_dir=config_dir, quiet=quiet, json=as_json))
         raise Interrupted(f"{error}; to go on from the last saved state: {again}") from None
     if not quiet and (said := _where_it_began(run, done_before)):
         note(said)

@@ -7,14 +7,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mha_ablate.config.paths import configs_dir
+from mha_ablate.config.registered import GROUP, file_of, registered
 from mha_ablate.errors import RequestError, nearest
+
+FIELDS = ("Parameters", "Frozen", "FLOPs", "Elementwise", "Class", "Source")
+LETTERS = (
+    "C d_model, H n_heads, D head_dim, L n_layers; parameters a layer. "
+    "Class N: per head as expressive as no projection at all; D: as the full one."
+)
 
 
 class Choice(NamedTuple):
-    """One YAML file of a group: its name and the one line that says what it is."""
+    """One YAML file of a group: its name, the one line that says what it is, and the facts of its class's docstring.
+
+    `own` is the file where it is a user's own, None where it comes with this package.
+    """
 
     name: str
     meaning: str
+    facts: dict[str, str]
+    own: Path | None = None
 
 
 def groups() -> list[str]:
@@ -23,11 +35,13 @@ def groups() -> list[str]:
     return re.findall(r"^  - (\w+): \w+", text, flags=re.MULTILINE)
 
 
-def choices(group: str) -> list[Choice]:
-    """The choices of a group, sorted by name. Raises RequestError for a group that is not there."""
+def choices(group: str, config_dir: Path | None = None) -> list[Choice]:
+    """The choices of a group, sorted by name; with those of a user's folder. Raises RequestError for a group that is not there."""
     if group not in groups():
         raise RequestError(f"no group '{group}'{nearest(group, groups())}; groups are {', '.join(groups())}")
-    return [Choice(file.stem, meaning_of(file)) for file in sorted((configs_dir() / group).glob("*.yaml"))]
+    ours, own = (sorted((d / group).glob("*.yaml")) if d else [] for d in (configs_dir(), config_dir))
+    found = [Choice(f.stem, meaning_of(f), facts_of(f), f if f in own else None) for f in (*ours, *own)]
+    return sorted(found, key=lambda choice: choice.name)
 
 
 def choice_names(group: str) -> list[str]:
@@ -37,22 +51,57 @@ def choice_names(group: str) -> list[str]:
 
 def meaning_of(file: Path) -> str:
     """First line of the docstring of the file's `_target_`, or else the file's first comment line."""
-    text = file.read_text(encoding="utf-8")
-    target = re.search(r"^_target_: *([\w.]+)", text, flags=re.MULTILINE)
-    if target:
-        return first_docstring_line(target[1])
-    comments = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
+    if first := docstring_of(file).partition("\n")[0]:
+        return first
+    comments = [line[1:].strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     return next((c for c in comments if c and not c.startswith("@")), "")
 
 
-def first_docstring_line(target: str) -> str:
-    """First line of a class's docstring, read from source, so that no heavy module is imported."""
+def facts_of(file: Path) -> dict[str, str]:
+    """The fields of that docstring: `{"Parameters": "C H D", ...}`, as far as it has them."""
+    facts: dict[str, str] = {}
+    field = None
+    for line in docstring_of(file).splitlines():
+        name, colon, rest = line.partition(":")
+        if colon and name in FIELDS:
+            field = name
+            facts[field] = rest.strip()
+        elif not line.strip():
+            field = None
+        elif field:
+            facts[field] += f" {line.strip()}"
+    return facts
+
+
+def docstring_of(file: Path) -> str:
+    """The docstring of the class that the file's `_target_` names, read from source, so that nothing is imported.
+
+    Empty where there is no `_target_` or no source. Raises RequestError for a class that cannot be a variant's.
+    """
+    found = re.search(r"^_target_: *['\"]?([\w.]+)", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    if not found:
+        return ""
+    target = found[1]
+    module, _, class_name = target.rpartition(".")
+    ours = module.split(".")[0] == __name__.split(".")[0]
+    if not ours and target not in registered():
+        raise RequestError(
+            f"{file}: no installed package registers {target} in the entry point group {GROUP}: install the package that does, "
+            "or correct the name"
+        )
+    package = Path(__file__).resolve().parent.parent
+    source = package.joinpath(*module.split(".")[1:]).with_suffix(".py") if ours else file_of(module)
+    text = _docstring(source, class_name) if source and source.is_file() else None
+    if text is None and ours:
+        raise RequestError(f"{file}: {target} names no class of {module}: the file of this choice is wrong")
+    return text or ""
+
+
+def _docstring(source: Path, class_name: str) -> str | None:
+    """The docstring of a class at the top of a file; None where there is no such class."""
     import ast
 
-    module, _, class_name = target.rpartition(".")
-    package = Path(__file__).resolve().parent.parent
-    file = package.joinpath(*module.split(".")[1:]).with_suffix(".py")
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef) and node.name == class_name:
-            return (ast.get_docstring(node) or "").partition("\n")[0]
-    raise RequestError(f"{target} names no class in {file}: the file of this choice is wrong")
+            return ast.get_docstring(node) or ""
+    return None

@@ -12,8 +12,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mha_ablate.config.own import checked
 from mha_ablate.config.paths import CONFIG, configs_dir
 from mha_ablate.config.schema import DataConfig, HubConfig, RunConfig
 from mha_ablate.errors import RequestError, nearest
@@ -34,27 +36,38 @@ class Composed:
     choices: dict[str, str]
 
 
-def compose(overrides: list[str]) -> Composed:
-    """Compose and check. Raises RequestError, in one line, for anything that is wrong with `overrides`."""
-    return compose_many([overrides])[0]
+def compose(overrides: list[str], config_dir: Path | None = None) -> Composed:
+    """Compose and check. Raises RequestError, in one line, for anything that is wrong with `overrides` or `config_dir`."""
+    return compose_many([overrides], config_dir)[0]
 
 
-def compose_many(requests: list[list[str]]) -> list[Composed]:
-    """`compose` for each list of overrides, starting Hydra once (arms of a study)."""
+def compose_many(requests: list[list[str]], config_dir: Path | None = None) -> list[Composed]:
+    """`compose` for each list of overrides, starting Hydra once (arms of a study).
+
+    `config_dir` holds a user's own choices; Hydra finds them after those of this package.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
+    also = [] if config_dir is None else [_search_path(checked(config_dir))]
     results = []
     with _environment_closed(), initialize_config_dir(str(configs_dir()), job_name="mha_ablate", version_base="1.3"):
         for overrides in requests:
             readable = [bare_value_quoted(o) for o in overrides]
             _check_overrides(readable)
             try:
-                composed = hydra_compose(CONFIG, readable, return_hydra_config=True)
+                composed = hydra_compose(CONFIG, [*readable, *also], return_hydra_config=True)
             except Exception as error:
                 raise RequestError(_explain(error)) from error
             results.append(Composed(_typed(composed), dict(composed.hydra.runtime.choices)))
     return results
+
+
+def _search_path(folder: Path) -> str:
+    """The override that lets Hydra look into one more folder. It reads this one as it stands: nothing is interpolated."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return f"hydra.searchpath=[{QuotedString(f'file://{folder}', Quote.single).with_quotes()}]"
 
 
 @contextmanager

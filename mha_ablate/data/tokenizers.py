@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,6 +66,10 @@ class CharTokenizer:
         """The text of ids."""
         return "".join(self.characters[i] for i in ids)
 
+    def bytes_of(self, token: int) -> bytes:
+        """The UTF-8 of one token."""
+        return self.characters[token].encode()
+
 
 @dataclass(frozen=True)
 class ByteTokenizer:
@@ -87,6 +92,10 @@ class ByteTokenizer:
     def decode(self, ids: Tokens) -> str:
         """The text of ids; bytes that are no UTF-8 become the replacement character."""
         return np.asarray(ids, dtype=np.uint8).tobytes().decode(errors="replace")
+
+    def bytes_of(self, token: int) -> bytes:
+        """The token itself."""
+        return bytes([token])
 
 
 @dataclass(frozen=True)
@@ -142,8 +151,29 @@ class BpeTokenizer:
         """The text of ids; bytes that are no UTF-8 become the replacement character."""
         return self.library.decode([int(i) for i in ids])
 
+    def bytes_of(self, token: int) -> bytes:
+        """The bytes that one token stands for, which need not be whole characters."""
+        known = byte_level_alphabet()
+        return bytes(known[c] for c in self.library.id_to_token(token) or "")
+
 
 Tokenizer = CharTokenizer | ByteTokenizer | BpeTokenizer
+
+
+@cache
+def byte_level_alphabet() -> dict[str, int]:
+    """How GPT-2 spells bytes as visible characters: printable ones as themselves, the others from U+0100 on."""
+    themselves = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(BYTES) if b not in themselves]
+    return {chr(b): b for b in themselves} | {chr(BYTES + i): b for i, b in enumerate(others)}
+
+
+def as_it_comes(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
+    """The text of ids, a piece a token, empty while a character is not whole; all of it together is what `decode` gives."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for token in ids:
+        yield decoder.decode(tokenizer.bytes_of(token))
+    yield decoder.decode(b"", final=True)
 
 
 def tokenizer_from(state: dict[str, Any]) -> Tokenizer:

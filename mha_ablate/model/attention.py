@@ -213,10 +213,13 @@ class Attention(nn.Module):
             tiles.append(F.dropout(weights_BHQS, self.dropout, self.training) @ v_BHSV[:, :, :last])
         return _joined(tiles, dim=2)
 
-    def _fused(self, q_BHTD: Tensor, k_BHTD: Tensor, v_BHTV: Tensor) -> Tensor:
-        """Of whole windows: the kernel's causal mask knows of no past."""
-        rate = self.dropout if self.training else 0.0
-        return F.scaled_dot_product_attention(q_BHTD, k_BHTD, v_BHTV, dropout_p=rate, is_causal=True)
+    def _fused(self, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSV: Tensor) -> Tensor:
+        """The kernel's own causal mask is of whole windows: with a past it gets one, unless there is a single query."""
+        rate, T, S = self.dropout if self.training else 0.0, q_BHTD.shape[2], k_BHSD.shape[2]
+        seen_TS = torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T) if 1 < T < S else None
+        return F.scaled_dot_product_attention(
+            q_BHTD, k_BHSD, v_BHSV, attn_mask=seen_TS, dropout_p=rate, is_causal=T == S
+        )
 
 
 def _joined(parts: list[Tensor], dim: int) -> Tensor:

@@ -103,8 +103,7 @@ class GPT(nn.Module):
     def forward(self, ids_BT: Tensor, past: Sequence[Past] | None = None) -> Tensor:
         """Logits for the next token at every position: `[B T vocab_size]`.
 
-        `past`, one a layer, holds the tokens before these and takes these in; all of them must fit into the context, and
-        attention must be open (`explicit_attention`).
+        `past`, one a layer, holds the tokens before these and takes these in; all of them must fit into the context.
         """
         start = past[0].length if past else 0
         stop = start + ids_BT.shape[1]

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +27,9 @@ DECODED = 16  # tokens of a turn
 OnTurn = Callable[[int, int], None]
 
 
-def arms_of(words: list[str], variants: list[str]) -> tuple[dict[str, RunConfig], dict[str, str]]:
+def arms_of(
+    words: list[str], variants: list[str], config_dir: Path | None = None
+) -> tuple[dict[str, RunConfig], dict[str, str]]:
     """Every combination of what `words` list (`fc_out=dense,none model.n_heads=2,4`), by name; and why some cannot be.
 
     Where fc_out is not chosen, all `variants` are. An arm is named by what it was listed for. Raises RequestError for a
@@ -38,7 +41,7 @@ def arms_of(words: list[str], variants: list[str]) -> tuple[dict[str, RunConfig]
     refused: dict[str, str] = {}
     for name, overrides in sweep(words).items():
         try:
-            config = compose(overrides).config
+            config = compose(overrides, config_dir).config
             build.model_of(config, 2, "meta")
             arms[name] = build.resolved(replace(config, trainer=replace(config.trainer, threads=1)))
         except RequestError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mha_ablate import build
-from mha_ablate.config.compose import Composed, compose, compose_many, key_of
+from mha_ablate.config.compose import Composed, compose, key_of
 from mha_ablate.config.schema import RunConfig, StudyConfig
 from mha_ablate.corpora import corpus_of, pinned
 from mha_ablate.data.corpus import Corpus
@@ -65,17 +65,20 @@ class Plan:
 
 
 def make_plan(
-    overrides: list[str], while_checking: Callable[[], None] = lambda: None, watch: Watch = unwatched
+    overrides: list[str],
+    while_checking: Callable[[], None] = lambda: None,
+    watch: Watch = unwatched,
+    config_dir: Path | None = None,
 ) -> Plan:
     """Compose every arm, check every cell, write nothing. Raises RequestError, in one line, for whatever is wrong.
 
     `while_checking` is called once the request itself is known to be sound, before text and models are looked at, unless
-    the study seems to be finished; `watch` hears of a text being made ready.
+    the study seems to be finished; `watch` hears of a text being made ready; `config_dir` holds choices of the user's own.
     """
-    base = compose(overrides)
+    base = compose(overrides, config_dir)
     study = base.config.study
     _check_request(overrides, study)
-    arms = _compose_arms(overrides, study)
+    arms = _compose_arms(overrides, study, config_dir)
     name = base.config.name or study.name
     folder = StudyFolder(outputs_of(base.config) / name)
     if not _seems_finished(folder, study):
@@ -159,12 +162,12 @@ def _check_request(overrides: list[str], study: StudyConfig) -> None:
         )
 
 
-def _compose_arms(overrides: list[str], study: StudyConfig) -> dict[str, Composed]:
+def _compose_arms(overrides: list[str], study: StudyConfig, config_dir: Path | None) -> dict[str, Composed]:
     """Each chosen arm composed: the request first, then the arm's own overrides."""
     arms: dict[str, Composed] = {}
     for arm in study.chosen:
         try:
-            arms[arm] = compose_many([[*overrides, *study.arms[arm]]])[0]
+            arms[arm] = compose([*overrides, *study.arms[arm]], config_dir)
         except RequestError as error:
             raise RequestError(f"arm {arm}: {error}") from error
     return arms

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from mha_ablate import build
@@ -19,12 +20,12 @@ from mha_ablate.study.progress import Progress
 DEFAULT_NAME = "train"
 
 
-def single_cell(overrides: list[str], watch: Watch = unwatched) -> Cell:
+def single_cell(overrides: list[str], watch: Watch = unwatched, config_dir: Path | None = None) -> Cell:
     """The cell that `train` runs: outputs/<name or train>/<fc_out>/seed=<seed>. Raises RequestError; writes nothing there.
 
-    `watch` hears of a text being made ready.
+    `watch` hears of a text being made ready; `config_dir` holds choices of the user's own.
     """
-    composed = compose(overrides)
+    composed = compose(overrides, config_dir)
     config = composed.config
     if config.match is not None:
         raise RequestError(

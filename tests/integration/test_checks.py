@@ -50,6 +50,7 @@ def tree(tmp_path: Path) -> Path:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "scripts/setup").write_text("#!/bin/sh\n")
+    (tmp_path / "scripts/gen_docs").write_text('"""Generated pages: none here."""\n')
     (tmp_path / "scripts/setup").chmod(0o755)
     (tmp_path / "mha_ablate").mkdir()
     (tmp_path / "tests").mkdir()

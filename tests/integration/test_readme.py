@@ -152,7 +152,7 @@ def test_the_variant_of_contributing_is_one_class_and_one_yaml(tmp_path: Path) -
         (tmp_path / name).write_text(text, encoding="utf-8")
     variant = Path(shown[1][0]).stem
     done = run("list", "fc_out", "--json", cwd=tmp_path)
-    assert json.loads(done.stdout)["fc_out"][variant].startswith("y"), done.stderr
+    assert json.loads(done.stdout)["fc_out"][variant]["meaning"].startswith("y"), done.stderr
     done = run("train", *SMALL, f"fc_out={variant}", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["state"] == "ok"

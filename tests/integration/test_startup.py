@@ -61,7 +61,7 @@ def test_a_run_takes_its_first_steps_before_a_compiler_is_imported(small: list[s
     assert (done.stdout.strip(), done.stderr) == ("True False", "")
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "report", "board", "list", "doctor"])
+@pytest.mark.parametrize("command", ["train", "compare", "report", "board", "list", "doctor", "generate"])
 def test_every_command_has_help_with_examples(command: str, cli: Cli) -> None:
     said = cli(command, "--help")
     assert said.code == 0

@@ -1,0 +1,50 @@
+"""A user's own YAML files: a folder of groups like `configs/`, added with `--config-dir`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mha_ablate.config.catalog import choice_names, groups
+from mha_ablate.errors import RequestError, nearest
+
+
+def checked(folder: Path) -> Path:
+    """The folder, absolute, once every file in it can be used. Raises RequestError, in one line, naming the file that cannot.
+
+    Used are FOLDER/GROUP/NAME.yaml, with names that no choice of this package has.
+    """
+    if not folder.is_dir():
+        what = "is not a folder" if folder.exists() else "is not there"
+        raise RequestError(f"--config-dir {folder} {what}: give a folder such as {_example(folder)} lies in")
+    below = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
+    for misnamed in below:
+        if misnamed.name not in groups() and (hint := nearest(misnamed.name, groups())) and [*misnamed.glob("*.yaml")]:
+            raise RequestError(f"--config-dir {folder}: {misnamed} is no group of settings{hint}")
+    files = [file for group in groups() for file in sorted((folder / group).glob("*.yaml"))]
+    if not files:
+        raise RequestError(
+            f"--config-dir {folder} holds no choice of any group: a file such as {_example(folder)} is one; groups are "
+            f"{', '.join(groups())}"
+        )
+    for file in files:
+        _check(file)
+    return folder.resolve()
+
+
+def _example(folder: Path) -> Path:
+    return folder / groups()[0] / "mine.yaml"
+
+
+def _check(file: Path) -> None:
+    """Raise RequestError for a file that is no mapping of settings, or that has the name of a choice of this package."""
+    import yaml
+
+    group = file.parent.name
+    if file.stem in choice_names(group):
+        raise RequestError(f"{file}: {group}={file.stem} comes with mha_ablate already: give the file another name")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RequestError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise RequestError(f"{file} holds no settings: each is written `key: value`")
