@@ -103,11 +103,13 @@ def conduct_cost(
 ) -> dict[str, Any]:
     """The ledger of every arm that the words list; `refused` says which could not be built, and why. Raises RequestError."""
     with interruptible():
-        from mha_ablate.config.catalog import choice_names
+        from mha_ablate.config.catalog import choices
+        from mha_ablate.config.compose import compose
         from mha_ablate.study.ledger import arms_of, corpus_for, ledger
 
-        arms, refused = arms_of(words, choice_names("fc_out", config_dir), config_dir)
-        base = baseline or ("dense" if "dense" in arms else next(iter(arms)))
+        arms, refused = arms_of(words, [choice.name for choice in choices("fc_out", config_dir)], config_dir)
+        usual = compose([]).config.study.baseline
+        base = baseline or (usual if usual in arms else next(iter(arms)))
         made = ledger(arms, corpus_for(arms), baseline=base, timed=timed, on_turn=on_turn)
         return {**made, "refused": refused}
 

@@ -29,7 +29,7 @@ TABLES = {
         Column("params_fc_out", "fc_out"),
         Column("params_mlp", "MLP"),
         Column("params_norm", "norms"),
-        Column("params_frozen", "frozen"),
+        Column("params_frozen", "never trained"),
     ),
     "FLOPs per token": (
         Column("flops_per_token", "forward", versus=True),

@@ -202,7 +202,7 @@ def test_weights_survive_the_checkpoint(make: Maker, qkv: str, tmp_path: Path) -
     assert info["arm"] == "mine"
     assert torch.equal(other(ids), model(ids))
     tied = {f"blocks.{i}.attention.fc_out.map.weight": "blocks.0.attention.fc_out.map.weight" for i in (1, 2)}
-    assert info["tied"] == (tied if make is shared_by_all else {})
+    assert info["same"] == (tied if make is shared_by_all else {})
 
 
 def test_a_variant_knows_its_layer_and_the_sizes_around_it() -> None:
