@@ -10,10 +10,10 @@ import tempfile
 import time
 from pathlib import Path
 
+from scripts.page import check_marks, write_into
 from scripts.reliability.kills import PLACES, REQUESTS, Chain, Tally, Where, compared
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/reliability.md"
-BEGIN, END = "<!-- kills: begin -->", "<!-- kills: end -->"
 IN_A_ROW = 5  # kills before a request may end
 
 
@@ -28,12 +28,13 @@ def main(argv: list[str]) -> int:
     if asked.kills < 1:
         print("kill_test: --kills must be at least 1", file=sys.stderr)
         return 2
+    if asked.write:
+        check_marks(PAGE, "kills")
     with tempfile.TemporaryDirectory(prefix="mha_ablate-kills-") as scratch:
         tallies, seconds = kill(asked.kills, random.Random(asked.seed), Path(scratch))
     text = table(tallies, seconds)
     if asked.write:
-        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        write_into(PAGE, "kills", text)
     print(json.dumps(as_json(tallies, seconds), indent=2) if asked.json else text)
     return int(any(tally.wrong for tally in tallies.values()))
 
