@@ -1,4 +1,4 @@
-"""Tables that a script writes into a page of docs/, between two marks: `<!-- NAME: begin -->` and `<!-- NAME: end -->`."""
+"""Tables in a page of docs/, between two marks: `<!-- NAME: begin -->` and `<!-- NAME: end -->`."""
 
 from __future__ import annotations
 

@@ -82,10 +82,10 @@ def _told(error: Exception) -> str:
 def table(counts: dict[str, Counter[str]]) -> str:
     """The table in Markdown."""
     head = [
-        "| kind of input | examples | accepted | refused in one line | tracebacks |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| kind of input | examples | accepted | refused in one line | failed in one line | tracebacks |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    columns = ("examples", "accepted", "refused", "tracebacks")
+    columns = ("examples", "accepted", "refused", "failed", "tracebacks")
     return "\n".join(
         [*head, *(f"| {name} | {' | '.join(f'{c[k]:,}' for k in columns)} |" for name, c in counts.items())]
     )

@@ -150,7 +150,8 @@ def started(words: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes
     try:
         yield process
     except BaseException as error:
-        for pid in (process.pid, *marked(own)):  # workers are in sessions of their own, and may have lost their parent
+        # Workers are in sessions of their own, and may have lost their parent.
+        for pid in (process.pid, *marked(own)):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()

@@ -116,7 +116,7 @@ def hits_of(tallies: dict[Where, Tally], request: str) -> int:
 
 
 def in_a_row(places: list[Where], chain: Chain, tallies: dict[Where, Tally]) -> list[Where]:
-    """Kill one request at the first few places until a call escapes, let it end, compare; returns the places to come."""
+    """Kill one request at a few places until a call escapes, let it end, compare; returns the places to come."""
     done: list[Where] = []
     place, to_come = places[0], list(places)
     wrong: list[str] = []
