@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from mha_ablate.data import tokenizers
-from mha_ablate.data.cache import check_seal, place_of, written
+from mha_ablate.data.cache import check_seal, kept_at, place_of, written
 from mha_ablate.data.sources import Source, open_text
 from mha_ablate.data.text import Survey, Text, Watch, split_pieces, survey, unwatched
 from mha_ablate.data.tokenizers import Tokenizer, Tokens, cut_between_words, evenly, tokenizer_sha256
@@ -272,7 +272,7 @@ CHUNK = 1 << 18
 def _cached(request: Request, sha256: str, split: str, parts: list[int] | None, about: dict[str, Any]) -> Corpus | None:
     """The kept tokens of exactly this text; None where there are none that can be read."""
     try:
-        found = _open(request.place(sha256, split, parts), about)
+        found = _open(kept_at(request.place(sha256, split, parts)), about)
     except Exception:  # whatever is wrong with what lies there (`tokenizers` raises plain ones): it is made again
         return None
     return found if found.sha256 == sha256 else None

@@ -29,7 +29,7 @@ def write_report(path: Path, *, baseline: str | None = None, margin: float | Non
         figure = draw(report, study)
         svgs.append(as_svg(figure))
         write_atomic(folder / f"{name}.svg", svgs[-1])
-        (folder / f"{name}.png").write_bytes(as_png(figure))
+        write_atomic(folder / f"{name}.png", as_png(figure))
     write_atomic(folder / "report.html", page(report, svgs, f"mha-ablate report {path}"))
     rebuild_events(study, report)
     return report

@@ -127,8 +127,13 @@ class EventFile(EventWriter):
         self._lay_down_points()
         content = b"".join(self.parts)
         scratch = self.folder / f".events.{os.getpid()}.tmp"  # a name that TensorBoard does not read
-        scratch.write_bytes(content)
-        for old in self.folder.glob(FILES):
+        older = list(self.folder.glob(FILES))
+        try:
+            scratch.write_bytes(content)
+        except BaseException:  # as on a full disk: what is there stays as it was
+            scratch.unlink(missing_ok=True)
+            raise
+        for old in older:
             old.unlink()
         # TensorBoard reads the files of a folder by name: the time in front lets a running one find what is new.
         scratch.replace(self.folder / f"events.out.tfevents.{time.time():020.9f}.{mark}.{len(content)}")

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,12 @@ class RunFolder:
     def write(self, values: dict[str, Any]) -> None:
         """Replace run.json."""
         write_json(self.run_file, values)
+
+    def note_failure(self, run: dict[str, Any], error: str) -> None:
+        """Replace run.json by one that says so. A disk that takes not even that leaves `running`: it is run again all the same."""
+        run |= {"state": "failed", "error": error, "ended": time.time()}
+        with contextlib.suppress(OSError):
+            self.write(run)
 
     def clear(self) -> None:
         """Remove what an unfinished run left, so that it starts anew."""

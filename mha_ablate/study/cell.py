@@ -16,7 +16,7 @@ from mha_ablate.config.schema import RunConfig, config_hash
 from mha_ablate.corpora import corpus_of
 from mha_ablate.data.batches import sample_stride
 from mha_ablate.data.corpus import IDENTITY, Corpus
-from mha_ablate.errors import RequestError
+from mha_ablate.errors import RequestError, in_a_line
 from mha_ablate.run.folder import FINISHED, RunFolder, this_process, write_atomic
 from mha_ablate.run.lock import locked
 from mha_ablate.run.provenance import provenance
@@ -131,8 +131,9 @@ def run_cells(cells: Sequence[Cell], on_line: OnCellLine) -> list[dict[str, Any]
     """Train cells that differ in their seeds alone, side by side, and leave a complete run folder each; returns their run.json.
 
     Cells that were interrupted go on where their states were saved, if all of them were at one step; otherwise from the start.
-    An exception is recorded as `failed` in every cell that was not finished by then, then raised. `on_line(cell, line)` receives
-    every line of a cell's metrics.jsonl and, when training begins, one that says so: the step it begins after and `val_tokens`.
+    An exception is recorded as `failed` in every cell that was not finished by then, if that can be written, then raised.
+    `on_line(cell, line)` receives every line of a cell's metrics.jsonl and, when training begins, one that says so: the step it
+    begins after and `val_tokens`.
     """
     with ExitStack() as locks:
         for cell in cells:
@@ -144,8 +145,7 @@ def run_cells(cells: Sequence[Cell], on_line: OnCellLine) -> list[dict[str, Any]
         except Exception as error:
             for cell, run in zip(cells, runs, strict=True):
                 if run["state"] == "running":
-                    run |= {"state": "failed", "error": f"{type(error).__name__}: {error}", "ended": time.time()}
-                    cell.folder.write(run)
+                    cell.folder.note_failure(run, in_a_line(error))
             raise
         return runs
 

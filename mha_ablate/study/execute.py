@@ -165,7 +165,7 @@ def _replace(worker: Worker, pool: Pool, progress: Progress) -> None:
         if cell.is_done():
             progress.end(cell, found["state"], time.monotonic(), loss=found["result"]["val_loss"])
             continue
-        cell.folder.write({**cell.head(), **found, "state": "failed", "error": reason, "ended": time.time()})
+        cell.folder.note_failure({**cell.head(), **found}, reason)
         progress.end(cell, "failed", time.monotonic(), error=reason)
     pool.start()
 
