@@ -61,7 +61,7 @@ def machine_trouble(error: BaseException) -> tuple[str, str] | None:
         what, advice = DISK[trouble.errno or 0]
         return what + (f" ({trouble.filename})" if trouble.filename else ""), advice
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or _says_no_memory(error):
-        return "the memory is not enough", "give it more, or make the model, trainer.batch_size or --workers smaller"
+        return "the memory is not enough", "give it more, or have less beside it (--workers)"
     return None
 
 

@@ -38,6 +38,8 @@ def train(settings: Settings = None, quiet: Quiet = False, as_json: Json = False
         raise Interrupted(f"{error}; to start this run again: {again}") from None
     if done_before and not quiet:
         note("this run was finished before, and is not trained again")
+    if (why := run.get("began_anew")) and not done_before and not quiet:
+        note(f"what was there could not be gone on with, and the run began anew: {why}")
     if as_json:
         print_json({"folder": str(folder), **run})
     else:

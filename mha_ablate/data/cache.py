@@ -23,8 +23,10 @@ FORMAT = 3  # raised whenever files of the cache change their meaning
 WRITING = ".mha_ablate-writing-"
 SEAL = "seal.json"
 NOT_TO_BE_WRITTEN = frozenset(
-    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG)
-    + (errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
+    (
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG),
+        *(errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),
+    )
 )
 _spare: Path | None = None
 

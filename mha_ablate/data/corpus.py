@@ -258,7 +258,7 @@ class _Encoded:
         ids = self.tokenizer.encode(chunk)
         self.counts += np.bincount(ids, minlength=len(self.counts))
         self.sizes["tokens"] += len(ids)
-        ids.tofile(self.stream)
+        self.stream.write(ids.data)  # `tofile` would not say why a disk refuses
 
     def close(self) -> None:
         """Encode the rest."""

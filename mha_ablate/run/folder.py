@@ -30,8 +30,10 @@ def write_atomic(path: Path, content: str | bytes) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         scratch.replace(path)
-    except BaseException:
+    except BaseException as error:
         scratch.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # which names the neighbour, or, of a full disk, nothing
+            error.filename = str(path)
         raise
     sync_folder(path.parent)
 

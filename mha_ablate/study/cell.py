@@ -109,7 +109,7 @@ class Cell:
         same_for_the_result = ("study", "outputs", "name", "data.", "seed", "match")
         keys = [k for k in here if k in there and here[k] != there[k] and not k.startswith(same_for_the_result)]
         shown = ", ".join(f"{k} is {there[k]} there, {here[k]} here" for k in keys[:3])
-        return shown or "its text is another one"
+        return shown or "its text is another one, and it goes on once that is back"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a worker process."""
