@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -202,14 +203,16 @@ def _tokenise(folder: Path, text: Text, found: Survey, split: str, request: Requ
         return (piece for which, piece in split_pieces(text, found, split) if which == 0)
 
     tokenizer = _tokenizer(request, found, training)
-    encoded = [_Encoded(folder / f"{name}.bin", tokenizer) for name in SPLITS]
     done, total = 0, sum(found.parts[:2]) if split == "own" else found.characters
-    for which, piece in split_pieces(text, found, split):
-        encoded[which].take(piece)
-        done += len(piece)
-        request.watch(f"tokenising {text.name}", done, total)
-    for one in encoded:
-        one.close()
+    with ExitStack() as streams:
+        files = [streams.enter_context((folder / f"{name}.bin").open("wb")) for name in SPLITS]
+        encoded = [_Encoded(file, tokenizer) for file in files]
+        for which, piece in split_pieces(text, found, split):
+            encoded[which].take(piece)
+            done += len(piece)
+            request.watch(f"tokenising {text.name}", done, total)
+        for one in encoded:
+            one.finish()
     train, val = encoded
     strange = (val.counts > 0) & (train.counts == 0)
     about = {
@@ -239,8 +242,8 @@ def _tokenizer(request: Request, found: Survey, training: Callable[[], Iterator[
 class _Encoded:
     """The ids of one split, written as the text comes in; counted on the way."""
 
-    def __init__(self, file: Path, tokenizer: Tokenizer) -> None:
-        self.stream, self.tokenizer, self.held = file.open("wb"), tokenizer, ""
+    def __init__(self, stream: BinaryIO, tokenizer: Tokenizer) -> None:
+        self.stream, self.tokenizer, self.held = stream, tokenizer, ""
         self.counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
         self.sizes = {"characters": 0, "bytes": 0, "tokens": 0}
 
@@ -260,10 +263,9 @@ class _Encoded:
         self.sizes["tokens"] += len(ids)
         self.stream.write(ids.data)  # `tofile` would not say why a disk refuses
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Encode the rest."""
         self._write(self.held)
-        self.stream.close()
 
 
 CHUNK = 1 << 18

@@ -30,7 +30,7 @@ from scripts.reliability.world import (
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/reliability.md"
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
-BIG = ["model.d_model=768", "model.n_layers=4", "trainer.steps=2", "trainer.save_every_s=1000"]  # 28 million parameters
+BIG = ["model.d_model=512", "model.n_layers=4", "trainer.steps=2", "trainer.save_every_s=1000"]  # 13 million parameters
 
 
 @dataclass
@@ -51,6 +51,7 @@ class Fault:
     code: int
     says: str  # a regular expression for its one line; empty: it may not say anything
     happens: Callable[[Bench], Seen]
+    tested: bool = True  # by the tests too: one of a kind is enough there
 
 
 class Bench:
@@ -197,7 +198,7 @@ def cache_below_a_file(bench: Bench) -> Seen:
 
 def memory_while_training(bench: Bench) -> Seen:
     outputs = bench.outputs()
-    said = with_memory(150, [*bench.world.words("train", outputs), *BIG], bench.world.cache)
+    said = with_memory(60, [*bench.world.words("train", outputs), *BIG], bench.world.cache)
     return bench.goes_on(said, "train", outputs, "no state was saved yet", *BIG)
 
 
@@ -311,7 +312,7 @@ FAULTS = [
     Fault("memory: `train`", 1, r"the memory is not enough.*same command again", memory_while_training),
     Fault("memory: too little to begin", 1, r"the memory is not enough.*same command again", memory_at_the_start),
     Fault("clock jumps back a year and forth", 0, "", lambda b: clock_that_jumps(b, -3.2e7)),
-    Fault("clock jumps ahead a year and back", 0, "", lambda b: clock_that_jumps(b, 3.2e7)),
+    Fault("clock jumps ahead a year and back", 0, "", lambda b: clock_that_jumps(b, 3.2e7), tested=False),
     Fault("two processes: one run", 2, r"being written by another process", lambda b: two_on_one_folder(b, "train")),
     Fault("two processes: one study", 2, r"being written by another process", lambda b: two_on_one_folder(b, "compare")),
     Fault("state cut short", 0, "", lambda b: damaged(b, truncated, "the run begins anew; run.json says why")),
@@ -323,7 +324,7 @@ FAULTS = [
     Fault("cache: no seal", 0, "", lambda b: damaged_cache(b, lambda folder: (folder / "seal.json").unlink())),
     Fault("cache: gone", 0, "", lambda b: damaged_cache(b, shutil.rmtree)),
     Fault("cache: gone between plan and cells", 0, "", lambda b: cache_damaged_before_the_cells(b, shutil.rmtree)),
-    Fault("cache: a bit between plan and cells", 0, "", lambda b: cache_damaged_before_the_cells(b, flip_in("val.bin"))),
+    Fault("cache: a bit between plan and cells", 0, "", lambda b: cache_damaged_before_the_cells(b, flip_in("val.bin")), tested=False),
     Fault("text gone", 2, r"no such file", lambda b: text_changes(b, Path.unlink)),
     Fault("text changed", 2, r"its text is another one", lambda b: text_changes(b, add_a_line)),
     Fault("text and cache gone between plan and cells", 1, r"cell\(s\) failed.*no such file", text_gone_before_the_cells),
