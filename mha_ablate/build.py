@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from mha_ablate.config.schema import RunConfig
+from mha_ablate.config.schema import LARGEST, RunConfig
 from mha_ablate.cost.count import PeakMemory, forward_flops, parameters
 from mha_ablate.data.batches import Batches, SameBatch, TrainBatches
 from mha_ablate.data.cache import cache_dir
@@ -287,7 +287,7 @@ def matched(config: RunConfig, reference: RunConfig, vocab_size: int) -> RunConf
 
     wanted = parameters(model_of(reference, vocab_size, "meta"))
     per_channel = count(2) - count(1)
-    d_ff = max(1, 1 + round((wanted - count(1)) / per_channel))
+    d_ff = min(LARGEST["d_ff"], max(1, 1 + round((wanted - count(1)) / per_channel)))
     if abs(count(d_ff) - wanted) > 0.005 * wanted:
         raise RequestError(
             f"match=params: the nearest width, model.d_ff={d_ff}, has {count(d_ff):,} parameters where the baseline has "
