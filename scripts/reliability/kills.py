@@ -132,26 +132,34 @@ class Chain:
         """Call the request until it ends by itself; returns what it said if that was an error, or that it does not end."""
         try:
             with started(self.words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-                said = process.communicate(timeout=LIMIT_S)[1].decode(errors="replace")
+                said = process.communicate(timeout=LIMIT_S)[1]
         except TimeoutError as error:
             return str(error)
         return None if process.returncode == 0 else f"exit code {process.returncode}: {said.strip()[-300:]}"
 
 
 @contextlib.contextmanager
-def started(words: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+def started(words: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
     """The command, which is killed with all that it started where we leave by an exception.
 
     Raises TimeoutError where it does not end in time.
     """
     own = f"{os.getpid()}-{time.monotonic_ns()}"
     env = {**options.pop("env", os.environ), MARK: own}
-    process = subprocess.Popen([*COMMAND, *words], stdin=subprocess.DEVNULL, start_new_session=True, env=env, **options)
+    process = subprocess.Popen(
+        [*COMMAND, *words],
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        env=env,
+        **options,
+    )
     try:
         yield process
     except BaseException as error:
-        # Workers are in sessions of their own, and may have lost their parent.
-        for pid in (process.pid, *marked(own)):
+        process.kill()
+        for pid in marked(own):  # workers are in sessions of their own, and may have lost their parent
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait()
