@@ -14,7 +14,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from mha_ablate.config.registered import GROUP, registered
-from mha_ablate.config.schema import RunConfig
+from mha_ablate.config.schema import LARGEST, RunConfig
 from mha_ablate.cost.count import PeakMemory, forward_flops, parameters, parts, training_flops
 from mha_ablate.data.batches import Batches, SameBatch, TrainBatches
 from mha_ablate.data.cache import cache_dir
@@ -330,7 +330,7 @@ def matched(config: RunConfig, reference: RunConfig, vocab_size: int) -> RunConf
     what = "parameters that train" if match == "params" else "FLOPs per token"
     wanted, least = count(reference), count(at(1))
     per_channel = count(at(2)) - least
-    d_ff = max(1, 1 + round((wanted - least) / per_channel))
+    d_ff = min(LARGEST["d_ff"], max(1, 1 + round((wanted - least) / per_channel)))
     if abs(count(at(d_ff)) - wanted) > 0.005 * wanted:
         raise RequestError(
             f"match={match}: the nearest width, model.d_ff={d_ff}, has {count(at(d_ff)):,.0f} {what} where {wanted:,.0f} are to "

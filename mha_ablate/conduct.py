@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mha_ablate.errors import Interrupted, RequestError
+from mha_ablate.errors import Interrupted, MhaAblateError, RequestError, RunFailed, in_a_line, machine_trouble
 
 if TYPE_CHECKING:
     from mha_ablate.config.schema import RunConfig
+    from mha_ablate.study.cell import Cell
     from mha_ablate.study.execute import Pool
     from mha_ablate.study.observer import Observer
     from mha_ablate.study.plan import Plan
+    from mha_ablate.study.progress import Progress
     from mha_ablate.study.replay import Replay
+
+NAMED = 3  # failed cells in the one line that ends a study
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,36 @@ def conduct(
                 report = write_report(plan.folder.path)
     except Interrupted as error:
         raise Interrupted(f"{error}; {_what_is_kept(plan)}") from None
+    except Exception as error:
+        if told := _in_words(error, _what_is_kept(plan)):
+            raise told from error
+        raise
     finally:
         if pool is not None:
             pool.stop()
-    named = "; ".join(f"{cell.arm}/seed={cell.seed}: {error}" for cell, error in progress.failures)
-    failed = f"{len(progress.failures)} cell(s) failed ({named}); the same request runs them again" if named else None
-    return Conducted(plan, report, failed or untimed)
+    return Conducted(plan, report, _failed_cells(progress) or untimed)
+
+
+def _failed_cells(progress: Progress) -> str | None:
+    """The cells that failed and why, in one line; the first few by name."""
+    failures = progress.failures
+    if not failures:
+        return None
+    cells = [f"{cell.arm}/seed={cell.seed}" for cell, _ in failures]
+    errors = {error for _, error in failures}
+    more = f" and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
+    if len(errors) == 1:
+        named = f"{', '.join(cells[:NAMED])}{more}: {errors.pop()}"
+    else:
+        named = "; ".join(f"{name}: {error}" for name, (_, error) in zip(cells[:NAMED], failures, strict=False)) + more
+    return f"{len(failures)} cell(s) failed ({named}); the same request runs them again"
+
+
+def _in_words(error: Exception, kept: str) -> RunFailed | None:
+    """A fault of this machine as a failure that says what happened, what is kept and what to do; None for any other error."""
+    if isinstance(error, MhaAblateError) or machine_trouble(error) is None:
+        return None
+    return RunFailed(f"{in_a_line(error)}, then give the same command again; {kept}")
 
 
 def conduct_run(
@@ -73,14 +101,20 @@ def conduct_run(
 
     Raises as `conduct` does.
     """
-    with interruptible():
-        observer.checking()
-        _text_at_hand(overrides, observer, config_dir)
-        from mha_ablate.study.single import run_single, single_cell
+    cell: Cell | None = None
+    try:
+        with interruptible():
+            observer.checking()
+            _text_at_hand(overrides, observer, config_dir)
+            from mha_ablate.study.single import run_single, single_cell
 
-        cell = single_cell(overrides, observer.reading, config_dir)
-        before = cell.finished()
-        return cell.folder.path, before or run_single(cell, observer), before is not None
+            cell = single_cell(overrides, observer.reading, config_dir)
+            before = cell.finished()
+            return cell.folder.path, before or run_single(cell, observer), before is not None
+    except Exception as error:
+        if told := _in_words(error, _what_is_kept_of(cell)):
+            raise told from error
+        raise
 
 
 def conduct_replay(path: Path, *, observer: Observer) -> Replay:
@@ -132,6 +166,17 @@ def interruptible() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         raise Interrupted("interrupted") from None
+
+
+def _what_is_kept_of(cell: Cell | None) -> str:
+    if cell is None:
+        return "nothing was begun"
+    from mha_ablate.run.state import saved_step
+
+    step = saved_step(cell.folder)
+    if cell.finished():
+        return f"{cell.folder.path} is finished and kept"
+    return f"{cell.folder.path} goes on after step {step}" if step else f"{cell.folder.path} will begin anew"
 
 
 def _what_is_kept(plan: Plan | None) -> str:

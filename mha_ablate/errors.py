@@ -1,5 +1,10 @@
 """The errors that a user may meet. `cli.errors` alone turns them into exit codes."""
 
+from __future__ import annotations
+
+import errno
+import re
+
 
 class MhaAblateError(Exception):
     """Root of them all. The message is one line: what was given, what is allowed, what to do next."""
@@ -21,6 +26,54 @@ class Interrupted(MhaAblateError):
     """Ctrl-C or SIGTERM: exit code 130, everything that had finished is kept."""
 
     exit_code = 130
+
+
+DISK = {
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("the quota of the disk is used up", "free some space"),
+    errno.EROFS: ("the disk can only be read", "make it writable"),
+    errno.EACCES: ("writing or reading is not permitted", "see to the permissions"),
+    errno.EPERM: ("writing or reading is not permitted", "see to the permissions"),
+    errno.EIO: ("the disk has failed to read or write", "see to the disk"),
+    errno.EFBIG: ("a file has reached the size that is allowed", "raise that limit"),
+}
+NAMED = (errno.EACCES, errno.EPERM)
+NO_MEMORY = re.compile(
+    r"can't allocate memory|cannot allocate memory|not enough memory|out of memory|bad_alloc|failed to map segment|"
+    r"can't start new thread",
+    re.IGNORECASE,
+)
+
+
+def disk_trouble(error: BaseException | None) -> OSError | None:
+    """The error of a disk that is behind an error, if one is: libraries raise their own kinds from it."""
+    while error is not None:
+        # A network may not be permitted either; a file has a name.
+        if isinstance(error, OSError) and error.errno in DISK and (error.errno not in NAMED or error.filename):
+            return error
+        error = error.__cause__
+    return None
+
+
+def machine_trouble(error: BaseException) -> tuple[str, str] | None:
+    """What this machine refused, in a few words, and what to do about it; None where something else went wrong."""
+    if trouble := disk_trouble(error):
+        what, advice = DISK[trouble.errno or 0]
+        return what + (f" ({trouble.filename})" if trouble.filename else ""), advice
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or _says_no_memory(error):
+        return "the memory is not enough", "take a smaller model, context or trainer.batch_size, or fewer --workers"
+    return None
+
+
+def _says_no_memory(error: BaseException) -> bool:
+    """Whether an error of torch, of the loader or of threads speaks of memory: those have no type of their own."""
+    return isinstance(error, RuntimeError | ImportError | OSError) and bool(NO_MEMORY.search(str(error)))
+
+
+def in_a_line(error: BaseException) -> str:
+    """What an error says, for a record: in words, with advice, where this machine is to blame."""
+    trouble = machine_trouble(error)
+    return ": ".join(trouble) if trouble else " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def nearest(word: str, options: list[str] | tuple[str, ...]) -> str:

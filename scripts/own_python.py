@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from scripts.page import NoPlace
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -23,6 +25,9 @@ def run(script: str, load_main: Callable[[], Callable[[list[str]], int]]) -> int
         if importlib.util.find_spec("mha_ablate") is None or importlib.util.find_spec("torch") is None:
             return _in_the_checkouts_own(script, name)
         return load_main()(sys.argv[1:])
+    except NoPlace as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return 130

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from mha_ablate.errors import MhaAblateError
+from mha_ablate.errors import MhaAblateError, machine_trouble
 
 INTERRUPTED = 130
 Signals = (KeyboardInterrupt, typer.Abort)
@@ -54,25 +54,23 @@ def _run(app: typer.Typer, args: list[str], debug: bool) -> int:
         # Whoever read our output has left; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:
-        if debug:
-            raise
-        where = f": {error.filename}" if error.filename else ""
-        return _say(f"the system refused ({error.strerror or error}){where}", 1)
     except Exception as error:
         if debug:
             raise
-        if _is_about_memory(error):
-            return _say(f"there is not enough memory ({error}): take a smaller model, context or trainer.batch_size", 1)
-        return _say(f"internal error, {type(error).__name__}: {error} (again with --debug to see where)", 1)
+        return _say(_of_the_machine(error), 1)
     if code == INTERRUPTED:  # typer has turned a KeyboardInterrupt into an exit code
         return _say("interrupted", code)
     return code if isinstance(code, int) else 0
 
 
-def _is_about_memory(error: Exception) -> bool:
-    """Whether Python or torch, on a CPU or a GPU, was refused memory."""
-    return isinstance(error, MemoryError) or re.search(r"(can't allocate|out of) memory", str(error)) is not None
+def _of_the_machine(error: Exception) -> str:
+    """What no part of the package has put into words: a fault of this machine, or of ours."""
+    if trouble := machine_trouble(error):
+        return f"{trouble[0]}: {trouble[1]}, then give the same command again; what was finished is kept"
+    if isinstance(error, OSError):
+        where = f": {error.filename}" if error.filename else ""
+        return f"the system refused ({error.strerror or error}){where}"
+    return f"internal error, {type(error).__name__}: {error} (again with --debug to see where)"
 
 
 def _say(message: str, code: int) -> int:

@@ -58,6 +58,12 @@ class AttentionConfig:
             raise ValueError(f"attention.branch_scale={scale} is neither a number above 0 nor 'matched' nor 'learned'")
 
 
+# Far above what this package is for, and low enough that a plan is made or refused at once.
+LARGEST = {"d_model": 2**16, "n_layers": 512, "n_heads": 2**12, "head_dim": 2**16, "d_ff": 2**18, "context": 2**20}
+MOST = 2**31 - 1
+MOST_SEEDS = 10_000
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Sizes and style of the decoder-only Transformer."""
@@ -76,9 +82,9 @@ class ModelConfig:
     tied_embedding: bool
 
     def __post_init__(self) -> None:
-        for key in ("d_model", "n_layers", "n_heads", "head_dim", "d_ff", "context"):
+        for key, most in LARGEST.items():
             at_least(f"model.{key}", getattr(self, key), 1)
-            at_most(f"model.{key}", getattr(self, key), 2**20)
+            at_most(f"model.{key}", getattr(self, key), most)
         one_of("model.block", self.block, ("pre", "post", "skipless", "parallel"))
         one_of("model.norm", self.norm, ("layernorm", "rmsnorm"))
         one_of("model.positions", self.positions, ("learned", "rope", "sinusoidal"))
@@ -88,6 +94,7 @@ class ModelConfig:
                 f"model.d_model={self.d_model} is not divisible by model.n_heads={self.n_heads}: "
                 "choose sizes that divide, or set model.head_dim"
             )
+        at_most("model.n_heads x head_dim", self.n_heads * self.width_of_head, LARGEST["d_model"])
         if self.positions == "rope" and self.width_of_head % 2:
             raise ValueError(f"model.positions=rope needs an even head_dim, not {self.width_of_head}")
         if self.positions == "sinusoidal" and self.d_model % 2:
@@ -191,6 +198,7 @@ class OptimConfig:
             raise ValueError(f"optim.min_lr={self.min_lr} is above optim.lr={self.lr}: the cosine goes down")
         for key in ("warmup_steps", "weight_decay", "grad_clip"):
             at_least(f"optim.{key}", getattr(self, key), 0)
+            at_most(f"optim.{key}", getattr(self, key), MOST)
         within("optim.beta1", self.beta1, 0.0, 1.0)
         within("optim.beta2", self.beta2, 0.0, 1.0)
 
@@ -220,6 +228,7 @@ class TrainerConfig:
             raise ValueError(f"trainer.compile={self.compile} is not one of auto, true, false")
         for key in ("steps", "batch_size", "eval_every", "log_every", "threads"):
             at_least(f"trainer.{key}", getattr(self, key), 1)
+            at_most(f"trainer.{key}", getattr(self, key), MOST)
         at_least("trainer.save_every_s", self.save_every_s, 0)
         at_most("trainer.threads", self.threads, 4096)
         one_of("trainer.device", self.device, ("auto", "cpu", "cuda"))
@@ -262,11 +271,11 @@ class StudyConfig:
     @property
     def seed_list(self) -> list[int]:
         """The seeds themselves. Raises ValueError where `seeds` is neither a count nor a list of distinct seeds."""
-        seeds = list(range(self.seeds)) if type(self.seeds) is int else self.seeds
+        seeds = list(range(min(self.seeds, MOST_SEEDS + 1))) if type(self.seeds) is int else self.seeds
         good = isinstance(seeds, list) and all(type(s) is int and 0 <= s < 2**31 for s in seeds)
-        if not good or not seeds or len(set(seeds)) < len(seeds) or len(seeds) > 10_000:
+        if not good or not seeds or len(set(seeds)) < len(seeds) or len(seeds) > MOST_SEEDS:
             raise ValueError(
-                f"study.seeds={self.seeds} is neither a count from 1 nor a list of distinct seeds such as [0,1,2]"
+                f"study.seeds={self.seeds} is neither a count from 1 to {MOST_SEEDS} nor a list of distinct seeds such as [0,1,2]"
             )
         return seeds
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +22,13 @@ T = TypeVar("T")
 FORMAT = 3  # raised whenever files of the cache change their meaning
 WRITING = ".mha_ablate-writing-"
 SEAL = "seal.json"
+NOT_TO_BE_WRITTEN = frozenset(
+    (
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG),
+        *(errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG),
+    )
+)
+_spare: Path | None = None
 
 
 def cache_dir() -> Path:
@@ -33,31 +43,63 @@ def place_of(kind: str, what: dict[str, Any]) -> Path:
     return cache_dir() / kind / hashlib.sha256(canonical.encode()).hexdigest()[:32]
 
 
+def spare() -> Path | None:
+    """The folder that stands in for a cache that could not be written, for as long as this process lives; None so far."""
+    return _spare
+
+
+def share_spare(folder: Path | None) -> None:
+    """Look into another process's `spare` too: what could not be kept is then not fetched and tokenised by every process."""
+    global _spare
+    _spare = folder or _spare
+
+
+def kept_at(place: Path) -> Path:
+    """Where a thing is to be read from: its place in the cache, or, where there is nothing, the one in the spare folder."""
+    return place if _spare is None or place.is_dir() else _spare / place.parent.name / place.name
+
+
 def written(place: Path, write: Callable[[Path], None], read: Callable[[Path], T]) -> T:
     """Let `write` fill a folder, `read` it, and move it to `place`; returns what `read` returned.
 
-    A cache is no condition for work: where it cannot be written, the folder is a temporary one and is removed at once.
+    A cache is no condition for work: where it cannot be written, the folder goes to a spare one, which is removed when this
+    process ends. Any other error of `write` (a text that is gone, a network) is raised as it is, and nothing is left.
     What `read` opened or mapped stays usable, whether its folder was moved or removed.
     """
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(place.parent)
-        with _scratch(place.parent) as folder:
-            write(folder)
-            _seal(folder)
-            result = read(folder)
-            if place.is_dir():  # there, but it could not be read: replace it
-                shutil.rmtree(place, ignore_errors=True)
-            else:
-                place.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):  # another process was faster
-                folder.rename(place)
-            return result
-    except OSError:
-        with _scratch(None) as folder:
-            write(folder)
-            _seal(folder)
-            return read(folder)
+        return _written_to(place, write, read)
+    except OSError as error:
+        if error.errno not in NOT_TO_BE_WRITTEN:
+            raise
+    return _written_to(_make_spare() / place.parent.name / place.name, write, read)
+
+
+def _written_to(place: Path, write: Callable[[Path], None], read: Callable[[Path], T]) -> T:
+    """As `written`, there or nowhere."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    _remove_leftovers(place.parent)
+    with _scratch(place.parent) as folder:
+        write(folder)
+        _seal(folder)
+        result = read(folder)
+        if place.is_dir():  # there, but it could not be read: replace it
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            place.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another process was faster
+            folder.rename(place)
+        return result
+
+
+def _make_spare() -> Path:
+    """The spare folder, among the system's temporary files."""
+    global _spare
+    if _spare is None:
+        _remove_leftovers(Path(tempfile.gettempdir()))
+        stack = contextlib.ExitStack()
+        _spare = stack.enter_context(_scratch(None))
+        atexit.register(stack.close)
+    return _spare
 
 
 def _seal(folder: Path) -> None:
@@ -100,17 +142,43 @@ def _sha256(file: Path) -> str:
 
 @contextmanager
 def _scratch(parent: Path | None) -> Iterator[Path]:
-    """An empty folder in `parent` (None: the system's place for temporary files); removed if it is still there."""
+    """An empty folder in `parent` (None: the system's place for temporary files); removed if it is still there.
+
+    It is locked while it is written, which tells it from what a killed process left.
+    """
     folder = Path(tempfile.mkdtemp(dir=parent, prefix=WRITING))
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
+        _try_to_lock(descriptor)
         yield folder
     finally:
+        os.close(descriptor)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _remove_leftovers(parent: Path) -> None:
-    """Remove what a killed process left half written more than a day ago."""
+    """Remove what a killed process left half written more than a day ago, by a clock that may have jumped since."""
     for folder in parent.glob(f"{WRITING}*"):
         with contextlib.suppress(OSError):
             if time.time() - folder.stat().st_mtime > 86_400:
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove_unless_locked(folder)
+
+
+def _remove_unless_locked(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if _try_to_lock(descriptor):
+            shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)
+
+
+def _try_to_lock(descriptor: int) -> bool:
+    """Whether nobody else holds it; also where the file system knows no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from mha_ablate.data import tokenizers
-from mha_ablate.data.cache import check_seal, place_of, written
+from mha_ablate.data.cache import check_seal, kept_at, place_of, written
 from mha_ablate.data.sources import Source, open_text
 from mha_ablate.data.text import Survey, Text, Watch, split_pieces, survey, unwatched
 from mha_ablate.data.tokenizers import Tokenizer, Tokens, cut_between_words, evenly, tokenizer_sha256
@@ -202,14 +203,16 @@ def _tokenise(folder: Path, text: Text, found: Survey, split: str, request: Requ
         return (piece for which, piece in split_pieces(text, found, split) if which == 0)
 
     tokenizer = _tokenizer(request, found, training)
-    encoded = [_Encoded(folder / f"{name}.bin", tokenizer) for name in SPLITS]
     done, total = 0, sum(found.parts[:2]) if split == "own" else found.characters
-    for which, piece in split_pieces(text, found, split):
-        encoded[which].take(piece)
-        done += len(piece)
-        request.watch(f"tokenising {text.name}", done, total)
-    for one in encoded:
-        one.close()
+    with ExitStack() as streams:
+        files = [streams.enter_context((folder / f"{name}.bin").open("wb")) for name in SPLITS]
+        encoded = [_Encoded(file, tokenizer) for file in files]
+        for which, piece in split_pieces(text, found, split):
+            encoded[which].take(piece)
+            done += len(piece)
+            request.watch(f"tokenising {text.name}", done, total)
+        for one in encoded:
+            one.finish()
     train, val = encoded
     strange = (val.counts > 0) & (train.counts == 0)
     about = {
@@ -239,8 +242,8 @@ def _tokenizer(request: Request, found: Survey, training: Callable[[], Iterator[
 class _Encoded:
     """The ids of one split, written as the text comes in; counted on the way."""
 
-    def __init__(self, file: Path, tokenizer: Tokenizer) -> None:
-        self.stream, self.tokenizer, self.held = file.open("wb"), tokenizer, ""
+    def __init__(self, stream: BinaryIO, tokenizer: Tokenizer) -> None:
+        self.stream, self.tokenizer, self.held = stream, tokenizer, ""
         self.counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
         self.sizes = {"characters": 0, "bytes": 0, "tokens": 0}
 
@@ -258,12 +261,11 @@ class _Encoded:
         ids = self.tokenizer.encode(chunk)
         self.counts += np.bincount(ids, minlength=len(self.counts))
         self.sizes["tokens"] += len(ids)
-        ids.tofile(self.stream)
+        self.stream.write(ids.data)  # `tofile` would not say why a disk refuses
 
-    def close(self) -> None:
+    def finish(self) -> None:
         """Encode the rest."""
         self._write(self.held)
-        self.stream.close()
 
 
 CHUNK = 1 << 18
@@ -272,7 +274,7 @@ CHUNK = 1 << 18
 def _cached(request: Request, sha256: str, split: str, parts: list[int] | None, about: dict[str, Any]) -> Corpus | None:
     """The kept tokens of exactly this text; None where there are none that can be read."""
     try:
-        found = _open(request.place(sha256, split, parts), about)
+        found = _open(kept_at(request.place(sha256, split, parts)), about)
     except Exception:  # whatever is wrong with what lies there (`tokenizers` raises plain ones): it is made again
         return None
     return found if found.sha256 == sha256 else None

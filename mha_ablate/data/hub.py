@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mha_ablate.data.cache import check_seal, place_of, written
+from mha_ablate.data.cache import check_seal, kept_at, place_of, written
 from mha_ablate.data.reach import endpoint, why_silent, why_unreachable
 from mha_ablate.data.text import PIECE, Text, Watch, first_characters, limits_of_parts, unwatched
+from mha_ablate.errors import disk_trouble
 
 ROWS = 64  # that are in memory at once: a row may be a book
 RETRIES = 2  # of a streamed request, after 1 and 2 s
@@ -67,7 +68,7 @@ def hub_text(wanted: HubData, max_chars: int | None, licence: str | None, watch:
 def _kept(wanted: HubData, max_chars: int | None) -> Text | None:
     """The text as it was fetched before, or None."""
     try:
-        return _open(_place(wanted, max_chars))
+        return _open(kept_at(_place(wanted, max_chars)))
     except (OSError, ValueError, KeyError):
         return None
 
@@ -174,7 +175,11 @@ def _fetch(wanted: HubData, max_chars: int | None, unreachable: str | None, watc
         return _keep(wanted, max_chars, builder, streamed, watch)
     except ValueError as error:
         raise ValueError(f"data.hub.name={wanted.name}: {_in_words(error)}") from error
+    except MemoryError:
+        raise
     except Exception as error:  # the client has many kinds, and those of whatever HTTP library it uses
+        if trouble := disk_trouble(error):  # of this machine: neither the Hub nor the request is at fault
+            raise trouble from error
         _give_up(wanted, unreachable, error)
 
 

@@ -127,10 +127,15 @@ class EventFile(EventWriter):
         self._lay_down_points()
         content = b"".join(self.parts)
         scratch = self.folder / f".events.{os.getpid()}.tmp"  # a name that TensorBoard does not read
+        older = list(self.folder.glob(FILES))
         scratch.unlink(missing_ok=True)  # what stands there may be a link to somewhere else
-        with scratch.open("xb") as stream:
-            stream.write(content)
-        for old in self.folder.glob(FILES):
+        try:
+            with scratch.open("xb") as stream:
+                stream.write(content)
+        except BaseException:  # as on a full disk: what is there stays as it was
+            scratch.unlink(missing_ok=True)
+            raise
+        for old in older:
             old.unlink()
         # TensorBoard reads the files of a folder by name: the time in front lets a running one find what is new.
         scratch.replace(self.folder / f"events.out.tfevents.{time.time():020.9f}.{mark}.{len(content)}")

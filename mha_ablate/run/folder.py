@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,18 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.unlink(missing_ok=True)  # what stands there may be a link to somewhere else
     try:
+        scratch.unlink(missing_ok=True)  # what stands there may be a link to somewhere else
         with scratch.open("xb") as stream:
             stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
         scratch.replace(path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        if isinstance(error, OSError):  # which names the neighbour, or, of a full disk, nothing
+            error.filename = str(path)
         raise
     sync_folder(path.parent)
 
@@ -131,6 +135,12 @@ class RunFolder:
     def write(self, values: dict[str, Any]) -> None:
         """Replace run.json."""
         write_json(self.run_file, values)
+
+    def note_failure(self, run: dict[str, Any], error: str) -> None:
+        """Replace run.json by one that says so. A disk that takes not even that leaves `running`: it is run again all the same."""
+        run |= {"state": "failed", "error": error, "ended": time.time()}
+        with contextlib.suppress(OSError):
+            self.write(run)
 
     def clear(self) -> None:
         """Remove what an unfinished run left, so that it starts anew."""

@@ -60,8 +60,12 @@ class Record:
         return {"bytes": self.stream.tell(), "sha256": self.written.hexdigest()}
 
     def _append(self, line: bytes) -> None:
-        self.stream.write(line)
-        self.stream.flush()
+        try:
+            self.stream.write(line)
+            self.stream.flush()
+        except OSError as error:  # the system does not name a file that is open
+            error.filename = str(self.folder.metrics_file)
+            raise
         self.written.update(line)
 
     def close(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from mha_ablate.config.schema import RunConfig, config_hash
 from mha_ablate.corpora import corpus_of
 from mha_ablate.data.batches import sample_stride
 from mha_ablate.data.corpus import IDENTITY, Corpus
-from mha_ablate.errors import RequestError
+from mha_ablate.errors import RequestError, in_a_line
 from mha_ablate.run.folder import FINISHED, RunFolder, this_process, write_atomic
 from mha_ablate.run.lock import locked
 from mha_ablate.run.provenance import provenance
@@ -116,7 +116,7 @@ class Cell:
         same_for_the_result = ("study", "outputs", "name", "data.", "seed", "match")
         keys = [k for k in here if k in there and here[k] != there[k] and not k.startswith(same_for_the_result)]
         shown = ", ".join(f"{k} is {there[k]} there, {here[k]} here" for k in keys[:3])
-        return shown or "its text is another one"
+        return shown or "its text is another one, and it goes on once that is back"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a worker process."""
@@ -138,9 +138,10 @@ def run_cells(cells: Sequence[Cell], on_line: OnCellLine, *, count_memory: bool 
     """Train cells that differ in their seeds alone, side by side, and leave a complete run folder each; returns their run.json.
 
     Cells that were interrupted go on where their states were saved, if all of them were at one step; otherwise from the start.
-    An exception is recorded as `failed` in every cell that was not finished by then, then raised. `on_line(cell, line)` receives
-    every line of a cell's metrics.jsonl and, when training begins, one that says so: the step it begins after and `val_tokens`.
-    With `count_memory` the costs of a run have the peak memory of a step; a study counts it once an arm.
+    An exception is recorded as `failed` in every cell that was not finished by then, if that can be written, then raised.
+    `on_line(cell, line)` receives every line of a cell's metrics.jsonl and, when training begins, one that says so: the step it
+    begins after and `val_tokens`. With `count_memory` the costs of a run have the peak memory of a step; a study counts it once
+    an arm.
     """
     with ExitStack() as locks:
         for cell in cells:
@@ -152,9 +153,7 @@ def run_cells(cells: Sequence[Cell], on_line: OnCellLine, *, count_memory: bool 
         except Exception as error:
             for cell, run in zip(cells, runs, strict=True):
                 if run["state"] == "running":
-                    run |= {"state": "failed", "error": f"{type(error).__name__}: {error}", "ended": time.time()}
-                    with suppress(OSError):  # a full disk takes no word of it: the run stays one that goes on
-                        cell.folder.write(run)
+                    cell.folder.note_failure(run, in_a_line(error))
             raise
         return runs
 

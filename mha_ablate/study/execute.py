@@ -160,9 +160,7 @@ def _replace(worker: Worker, pool: Pool, progress: Progress) -> None:
         if run := cell.finished():
             progress.end(cell, run["state"], time.monotonic(), loss=run["result"]["val_loss"])
             continue
-        cell.folder.write(
-            {**cell.head(), **cell.folder.read(), "state": "failed", "error": reason, "ended": time.time()}
-        )
+        cell.folder.note_failure({**cell.head(), **cell.folder.read()}, reason)
         progress.end(cell, "failed", time.monotonic(), error=reason)
     pool.start()
 

@@ -13,6 +13,7 @@ import tempfile
 import threading
 from typing import IO, Any
 
+from mha_ablate.data.cache import spare
 from mha_ablate.study.cell import Cell
 from mha_ablate.training import allocator
 
@@ -50,7 +51,8 @@ class Worker:
         inbox.put((self, {"kind": "gone"}))
 
     def ask(self, request: dict[str, Any]) -> None:
-        """Send a request. A worker that is gone says so through its inbox."""
+        """Send a request, and where else to look for what the cache could not take. A worker that is gone says so in its inbox."""
+        request |= {"spare": str(spare() or "")}
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(json.dumps(request) + "\n")

@@ -12,6 +12,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def main() -> None:
         out.write(json.dumps(message) + "\n")
 
     from mha_ablate.config.compose import from_plain
+    from mha_ablate.data.cache import share_spare
+    from mha_ablate.errors import in_a_line
     from mha_ablate.study.cell import Cell
     from mha_ablate.study.timing import measure_steps
 
@@ -44,6 +47,7 @@ def main() -> None:
     tell({"kind": "ready"})
     while True:
         request = requests.get()
+        share_spare(Path(request["spare"]) if request["spare"] else None)
         if request["kind"] == "cells":
             _run_cells([Cell.from_json(plain) for plain in request["cells"]], tell)
             continue
@@ -51,11 +55,12 @@ def main() -> None:
             configs = {arm: from_plain(plain) for arm, plain in request["configs"].items()}
             tell({"kind": "times", "times": measure_steps(configs, tell_turn, request["text"])})
         except Exception as error:
-            tell({"kind": "untimed", "error": f"{type(error).__name__}: {error}"})
+            tell({"kind": "untimed", "error": in_a_line(error)})
 
 
 def _run_cells(cells: list[Cell], tell: Tell) -> None:
     """Run cells side by side and tell how each ended. What goes wrong fails those that were not finished by then."""
+    from mha_ablate.errors import in_a_line
     from mha_ablate.study.cell import run_cells
 
     def about(cell: Cell) -> dict[str, Any]:
@@ -65,7 +70,7 @@ def _run_cells(cells: list[Cell], tell: Tell) -> None:
     try:
         run_cells(cells, lambda cell, line: tell({"kind": "line", **about(cell), "line": line}))
     except Exception as error:
-        failure = {"state": "failed", "error": f"{type(error).__name__}: {error}"}
+        failure = {"state": "failed", "error": in_a_line(error)}
     for cell in cells:
         if not (run := cell.finished()):
             tell({"kind": "done", **about(cell), **(failure or LOST)})

@@ -8,7 +8,8 @@ from pathlib import Path
 from scripts.benchmark.measure import measure, say
 from scripts.benchmark.request import Failed, parse
 from scripts.benchmark.result import result_of
-from scripts.benchmark.tables import as_markdown, as_text, check_marks, tables, write_into
+from scripts.benchmark.tables import as_markdown, as_text, tables
+from scripts.page import check_marks, write_into
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/performance.md"
 
@@ -18,10 +19,10 @@ def main(argv: list[str]) -> int:
     try:
         asked = parse(argv)
         if asked.write:
-            check_marks(PAGE)
+            check_marks(PAGE, "bench")
         result = result_of(measure(asked), asked)
         if asked.write:
-            write_into(PAGE, as_markdown(tables(result)))
+            write_into(PAGE, "bench", as_markdown(tables(result)))
     except Failed as error:
         say(f"bench: {error}")
         return error.code

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from scripts.benchmark.request import Failed
-
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 
 
 @dataclass(frozen=True)
@@ -166,17 +161,3 @@ def markdown_table(table: Table) -> str:
     align = tuple("---" if table.is_words(i) else "---:" for i in range(len(table.head)))
     rows = (table.head, align, *table.rows)
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows)
-
-
-def check_marks(page: Path) -> None:
-    """Raise Failed unless the page has a place for tables."""
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
-    if not (text.count(BEGIN) == text.count(END) == 1 and text.index(BEGIN) < text.index(END)):
-        raise Failed(f"{page} has no place for the tables: {BEGIN} and after it {END}, once", 2)
-
-
-def write_into(page: Path, text: str) -> None:
-    """Put the text between the two marks of a page; whatever stood there goes."""
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}", encoding="utf-8")

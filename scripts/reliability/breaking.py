@@ -9,10 +9,10 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from scripts.page import check_marks, write_into
 from scripts.reliability.hostile import Kind, ending, kinds, make_origin
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/reliability.md"
-BEGIN, END = "<!-- hostile: begin -->", "<!-- hostile: end -->"
 
 
 def main(argv: list[str]) -> int:
@@ -25,16 +25,17 @@ def main(argv: list[str]) -> int:
     if asked.examples < 1:
         print("hostile_test: --examples must be at least 1", file=sys.stderr)
         return 2
+    if asked.write:
+        check_marks(PAGE, "hostile")
     with tempfile.TemporaryDirectory(prefix="mha_ablate-hostile-") as scratch:
         os.environ["MHA_ABLATE_CACHE"] = str(Path(scratch) / "cache")
         os.environ["HF_HUB_OFFLINE"] = "1"
         chosen = [kind for kind in kinds(make_origin(Path(scratch) / "origin")) if asked.kind in kind.name]
         counts = {kind.name: tried(kind, asked.examples) for kind in chosen}
     text = table(counts)
-    if asked.write:
-        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
     print(text)
+    if asked.write:
+        write_into(PAGE, "hostile", text)
     return int(any(count["tracebacks"] for count in counts.values()))
 
 
@@ -81,10 +82,10 @@ def _told(error: Exception) -> str:
 def table(counts: dict[str, Counter[str]]) -> str:
     """The table in Markdown."""
     head = [
-        "| kind of input | examples | accepted | refused in one line | tracebacks |",
-        "| --- | ---: | ---: | ---: | ---: |",
+        "| kind of input | examples | accepted | refused in one line | failed in one line | tracebacks |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    columns = ("examples", "accepted", "refused", "tracebacks")
+    columns = ("examples", "accepted", "refused", "failed", "tracebacks")
     return "\n".join(
         [*head, *(f"| {name} | {' | '.join(f'{c[k]:,}' for k in columns)} |" for name, c in counts.items())]
     )

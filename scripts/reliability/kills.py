@@ -9,11 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from scripts.reliability.essence import essence, finished
 
+LIMIT_S = 600  # a request that takes longer does not end
+MARK = "MHA_ABLATE_KILL_TEST"  # in the environment of all that a request starts
 HOOK = Path(__file__).resolve().parent / "hook"
 COMMAND = [sys.executable, "-m", "mha_ablate"]
 TINY = [
@@ -87,10 +91,13 @@ class Chain:
         self.folder, self.chance, self.typical = folder, chance, typical
 
     def kill(self, where: Where, tally: Tally) -> bool:
-        """Call the request and kill it at a place; returns whether it was hit. What was finished before must be as it was."""
+        """Call the request and kill it at a place; returns whether it was hit. What was finished before must be as it was.
+
+        Raises TimeoutError where the request or one of its workers does not end.
+        """
         before = finished(self.folder)
-        hit = self._killed(where)
         tally.tried += 1
+        hit = self._killed(where)
         tally.kept += len(before)
         tally.hit += hit
         after = finished(self.folder)
@@ -107,26 +114,71 @@ class Chain:
                 "KILL_AT": f"{where.files}@{self.chance.randint(1, where.times)}",
                 "KILL_IN": "worker" if where.who == "worker" else "parent",
             }
-        process = subprocess.Popen(
-            [*COMMAND, *self.words], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
         hit = False
-        if not where.files:
-            time.sleep(self.chance.uniform(0, self.typical))
-            victim = process.pid if where.who != "worker" else self.chance.choice([0, *workers_of(process.pid)])
-            hit = bool(victim) and process.poll() is None
-            if hit:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(victim, signal.SIGKILL)
-        code = process.wait(timeout=600)
-        wait_for_workers(self.folder)
+        with started(self.words, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            if not where.files:
+                time.sleep(self.chance.uniform(0, self.typical))
+                victim = process.pid if where.who != "worker" else self.chance.choice([0, *workers_of(process.pid)])
+                hit = bool(victim) and process.poll() is None
+                if hit:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(victim, signal.SIGKILL)
+            code = process.wait(timeout=LIMIT_S)
+            wait_for_workers(self.folder)
         # A worker that was killed fails its cell, and the study says so by its exit code.
         return code == -signal.SIGKILL or (where.who == "worker" and code == 1) or (where.who == "worker" and hit)
 
     def end(self) -> str | None:
-        """Call the request until it ends by itself; returns what it said if that was an error."""
-        said = subprocess.run([*COMMAND, *self.words], capture_output=True, text=True, timeout=600, check=False)
-        return None if said.returncode == 0 else f"exit code {said.returncode}: {said.stderr.strip()[-300:]}"
+        """Call the request until it ends by itself; returns what it said if that was an error, or that it does not end."""
+        try:
+            with started(self.words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+                said = process.communicate(timeout=LIMIT_S)[1]
+        except TimeoutError as error:
+            return str(error)
+        return None if process.returncode == 0 else f"exit code {process.returncode}: {said.strip()[-300:]}"
+
+
+@contextlib.contextmanager
+def started(words: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """The command, which is killed with all that it started where we leave by an exception.
+
+    Raises TimeoutError where it does not end in time.
+    """
+    own = f"{os.getpid()}-{time.monotonic_ns()}"
+    env = {**options.pop("env", os.environ), MARK: own}
+    process = subprocess.Popen(
+        [*COMMAND, *words],
+        stdin=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        env=env,
+        **options,
+    )
+    try:
+        yield process
+    except BaseException as error:
+        process.kill()
+        for pid in marked(own):  # workers are in sessions of their own, and may have lost their parent
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise TimeoutError(f"{words[0]} did not end in {LIMIT_S} s") from None
+        raise
+    finally:
+        if process.stderr:
+            process.stderr.close()
+
+
+def marked(own: str) -> list[int]:
+    """The processes that carry this mark in their environment."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"{MARK}={own}".encode() in file.read_bytes().split(b"\0"):
+                found.append(int(file.parent.name))
+    return found
 
 
 def workers_of(pid: int) -> list[int]:

@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.page import check_marks, write_into
 from scripts.reliability.kills import COMMAND, TINY
 
+PAGE = Path(__file__).resolve().parents[2] / "docs/reliability.md"
 MOST_MEMORY_MB = 2000  # of any of these commands
 PREPARE = ["data", "prepare", "data=text", "--quiet"]
 WORDS = "attention output projection head value query residual stream layer gain rank of and a"
@@ -47,10 +49,14 @@ def main(argv: list[str]) -> int:
     if asked.megabytes < 1 or asked.runs < 2:
         print("limits_test: --megabytes must be at least 1, --runs at least 2", file=sys.stderr)
         return 2
+    if asked.write:
+        check_marks(PAGE, "limits")
     with tempfile.TemporaryDirectory(prefix="mha_ablate-limits-") as scratch:
         os.environ["MHA_ABLATE_CACHE"] = str(Path(scratch) / "cache")
         found = [*large_text(Path(scratch), asked.megabytes), *many_runs(Path(scratch), asked.runs)]
     print(table(found))
+    if asked.write:
+        write_into(PAGE, "limits", table(found))
     return int(any(one.wrong for one in found))
 
 

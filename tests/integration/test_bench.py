@@ -22,10 +22,11 @@ from mha_ablate.build import counted_cost
 from mha_ablate.config.compose import compose
 from scripts.benchmark.main import PAGE, main
 from scripts.benchmark.process import steps_per_s
-from scripts.benchmark.request import SETTINGS, Failed, parse
+from scripts.benchmark.request import SETTINGS, parse
 from scripts.benchmark.result import Seen, result_of
 from scripts.benchmark.runs import lines_of, model_flops_per_step, multiply, rate_of, shares_of_telling
-from scripts.benchmark.tables import BEGIN, END, as_markdown, as_text, check_marks, tables, write_into
+from scripts.benchmark.tables import as_markdown, as_text, tables
+from scripts.page import marks, write_into
 from tests.conftest import SMALL, Cli
 from tests.integration.process import gone, wait_for
 
@@ -172,17 +173,10 @@ def test_the_tables_hold_everything_and_fit_a_terminal(tmp_path: Path) -> None:
     copy = tmp_path / "page.md"
     copy.write_text(PAGE.read_text(encoding="utf-8"), encoding="utf-8")
     for _ in range(2):
-        write_into(copy, page)
-    before, after = re.split(f"{BEGIN}.*{END}", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert copy.read_text(encoding="utf-8") == f"{before}{BEGIN}\n\n{page}\n\n{END}{after}"
-
-
-@pytest.mark.parametrize("text", ["", BEGIN, f"{END} {BEGIN}", f"{BEGIN} {END} {BEGIN} {END}"])
-def test_a_page_without_a_place_for_tables_is_refused(text: str, tmp_path: Path) -> None:
-    check_marks(PAGE)
-    (tmp_path / "page.md").write_text(text)
-    with pytest.raises(Failed, match=r"page\.md has no place"):
-        check_marks(tmp_path / "page.md")
+        write_into(copy, "bench", page)
+    begin, end = marks("bench")
+    before, after = re.split(f"{begin}.*{end}", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert copy.read_text(encoding="utf-8") == f"{before}{begin}\n\n{page}\n\n{end}{after}"
 
 
 # ---- the command

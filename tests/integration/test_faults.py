@@ -53,7 +53,7 @@ def test_a_full_disk_ends_a_run_in_one_line_and_room_lets_it_go_on(disk: Path, s
     said = command(*words)
     assert (said.returncode, said.stdout) == (1, "")
     assert said.stderr.count("\n") == 1
-    assert "No space left" in said.stderr
+    assert "the disk is full" in said.stderr
     mount("-o", "remount,size=4m", str(disk))
     assert command(*words).returncode == 0
     assert_same(RunFolder(disk / "train/dense/seed=0"), whole(small))
@@ -74,7 +74,7 @@ def test_a_full_disk_fails_the_cells_of_a_study_by_name(disk: Path, small: list[
     said = command(*words)
     assert said.returncode == 1
     assert said.stderr.count("\n") == 1, said.stderr
-    assert "No space left" in said.stderr
+    assert "the disk is full" in said.stderr
     mount("-o", "remount,size=8m", str(disk))
     said = command(*words)
     assert said.returncode == 0, said.stderr

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +15,12 @@ import pytest
 
 from mha_ablate.run import checkpoint
 from mha_ablate.run.folder import RunFolder
+from scripts.reliability import kills
+from scripts.reliability import main as script
 from scripts.reliability.essence import finished
-from scripts.reliability.kills import compared
+from scripts.reliability.kills import PLACES, Chain, Tally, Where, compared
 from tests.conftest import Cli
+from tests.integration.process import gone, wait_for
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts/kill_test"
 
@@ -78,3 +84,73 @@ def test_a_finished_run_that_was_touched_is_seen(folders: tuple[Path, Path]) -> 
     assert finished(folders[0]) != before
     shutil.rmtree(run.path)
     assert finished(folders[0]) == {}
+
+
+NEVER_ENDS = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], start_new_session=True)
+with open("pids", "a") as file:
+    file.write(f"{child.pid}\\n")
+time.sleep(100)
+"""
+
+
+def test_a_request_that_does_not_end_is_wrong_and_nothing_of_it_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kills, "COMMAND", [sys.executable, "-c", NEVER_ENDS])
+    monkeypatch.setattr(kills, "LIMIT_S", 1)
+    place = next(p for p in PLACES if p.request == "train" and p.files)
+    tallies = {place: Tally()}
+    assert script.in_a_row([place], Chain("train", tmp_path / "train-1", random.Random(0), 1.0), tallies) == []
+    why = "train did not end in 1 s"
+    assert tallies == {place: Tally(tried=1, wrong=[f"TimeoutError: {why}; {why}"])}
+    pids = [int(line) for line in (tmp_path / "pids").read_text().split()]
+    assert len(pids) == 2
+    for pid in pids:
+        wait_for(lambda pid=pid: gone(pid), 20)
+
+
+def test_what_was_counted_before_an_interruption_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[Where] = []
+
+    def kill_or_stop(self: Chain, where: Where, tally: Tally) -> bool:
+        calls.append(where)
+        if len(calls) == 9:
+            raise KeyboardInterrupt
+        tally.tried += 1
+        tally.hit += 1
+        return True
+
+    monkeypatch.setattr(Chain, "kill", kill_or_stop)
+    monkeypatch.setattr(Chain, "end", lambda self: None)
+    monkeypatch.setattr(script, "compared", lambda here, there: ["report.json is another"])
+    page = tmp_path / "page.md"
+    page.write_text("<!-- kills: begin -->\n<!-- kills: end -->\n")
+    monkeypatch.setattr(script, "PAGE", page)
+    assert script.main(["--kills", "40", "--seed", "7", "--write"]) == 130
+    out, err = capsys.readouterr()
+    assert "Interrupted. Seed 7: 8 of 40 kills in 0 minutes; 1 of the requests" in out
+    assert out.strip() in page.read_text()
+    assert err.endswith("kill_test: interrupted\n")
+
+
+def test_stopped_by_a_signal_it_prints_its_table_and_leaves_nothing(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT), "--json"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    (file,) = wait_for(lambda: list(tmp_path.rglob("run.json")))
+    pid = wait_for(lambda: file.exists() and json.loads(file.read_text())["owner"]["pid"])
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "kill_test: interrupted\n")
+    assert json.loads(out)["interrupted"]
+    wait_for(lambda: gone(pid), 20)
+    assert list(tmp_path.iterdir()) == []

@@ -23,7 +23,7 @@ def watch() -> None:
                 return
         elif event not in WRITES:
             return
-        if any(isinstance(arg, str | os.PathLike) and wanted.search(str(arg)) for arg in args[:2]):
+        if any(isinstance(arg, str | bytes | os.PathLike) and wanted.search(os.fsdecode(arg)) for arg in args[:2]):
             left[0] -= 1
             if not left[0]:
                 os.kill(os.getpid(), signal.SIGKILL)
