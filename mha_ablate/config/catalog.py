@@ -58,14 +58,13 @@ def meaning_of(file: Path) -> str:
 
 
 def facts_of(file: Path) -> dict[str, str]:
-    """The fields of that docstring: `{"Parameters": "C H D", ...}`, as far as it has them."""
+    """The fields of that docstring: `{"Parameters": "C H D", "Parameters [per=head]": "...", ...}`, as far as it has them."""
     facts: dict[str, str] = {}
     field = None
     for line in docstring_of(file).splitlines():
-        name, colon, rest = line.partition(":")
-        if colon and name in FIELDS:
-            field = name
-            facts[field] = rest.strip()
+        if found := re.match(rf"((?:{'|'.join(FIELDS)})(?: \[[^\]]+\])?):(.*)", line):
+            field = found[1]
+            facts[field] = found[2].strip()
         elif not line.strip():
             field = None
         elif field:
