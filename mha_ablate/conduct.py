@@ -24,11 +24,15 @@ NAMED = 3  # failed cells in the one line that ends a study
 
 @dataclass(frozen=True)
 class Conducted:
-    """A study that has come to its end: its plan, its report, and in one line what went wrong, if anything did."""
+    """A study that has come to its end: its plan, its report, and in one line what went wrong, if anything did.
+
+    `remarks` say of cells that were interrupted before how they began: where they went on, or why they could not.
+    """
 
     plan: Plan
     report: dict[str, Any]
     failure: str | None
+    remarks: list[str]
 
 
 def conduct(
@@ -69,7 +73,21 @@ def conduct(
     finally:
         if pool is not None:
             pool.stop()
-    return Conducted(plan, report, _failed_cells(progress) or untimed)
+    return Conducted(plan, report, _failed_cells(progress) or untimed, _how_they_began(progress))
+
+
+def _how_they_began(progress: Progress) -> list[str]:
+    """Of the cells that were trained now and had been interrupted before: one line each kind."""
+    runs = {f"{cell.arm}/seed={cell.seed}": cell.folder.read() for cell in progress.todo}
+    went_on = [f"{name} after step {run['resumed'][-1]['step']}" for name, run in runs.items() if "resumed" in run]
+    anew = [f"{name} ({run['began_anew']})" for name, run in runs.items() if "began_anew" in run]
+    found = (("went on where their states were saved", went_on), ("began anew", anew))
+    return [f"{len(cells)} cell(s) {how}: {_some(cells)}" for how, cells in found if cells]
+
+
+def _some(names: list[str]) -> str:
+    """The first few, and how many more."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _failed_cells(progress: Progress) -> str | None:
@@ -79,11 +97,10 @@ def _failed_cells(progress: Progress) -> str | None:
         return None
     cells = [f"{cell.arm}/seed={cell.seed}" for cell, _ in failures]
     errors = {error for _, error in failures}
-    more = f" and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
     if len(errors) == 1:
-        named = f"{', '.join(cells[:NAMED])}{more}: {errors.pop()}"
+        named = f"{_some(cells)}: {errors.pop()}"
     else:
-        named = "; ".join(f"{name}: {error}" for name, (_, error) in zip(cells[:NAMED], failures, strict=False)) + more
+        named = _some([f"{name}: {error}" for name, (_, error) in zip(cells, failures, strict=True)])
     return f"{len(failures)} cell(s) failed ({named}); the same request runs them again"
 
 

@@ -41,7 +41,7 @@ def compare(
     A cell that is finished with exactly this configuration is not trained again, so the same command resumes a study
     that was stopped, and more seeds or arms can be added to it.
     """
-    from mha_ablate.cli.common import command_line, flags, print_json
+    from mha_ablate.cli.common import command_line, flags, note, print_json
     from mha_ablate.cli.live import study_view
     from mha_ablate.conduct import conduct
     from mha_ablate.errors import Interrupted, RunFailed
@@ -53,6 +53,8 @@ def compare(
     except Interrupted as error:
         options = flags(config_dir=config_dir, workers=workers, quiet=quiet, json=as_json)
         raise Interrupted(f"{error}; to go on: {command_line('compare', *words, *options)}") from None
+    for remark in [] if quiet else done.remarks:
+        note(remark)
     if as_json:
         print_json(done.report)
     else:

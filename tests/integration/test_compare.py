@@ -270,3 +270,20 @@ def test_arms_of_a_seed_start_alike(cli: Cli, small: list[str], tmp_path: Path) 
         shared = [k for k in tensors.keys() & base.keys() if tensors[k].shape == base[k].shape]
         assert len(shared) == (8 if arm == "none_mlp" else 12), arm  # all but fc_out (and the wider MLP)
         assert all((tensors[k] == base[k]).all() for k in shared)
+
+
+def test_cells_that_were_interrupted_are_named_with_where_they_went_on(cli: Cli, small: list[str]) -> None:
+    from tests.every.test_every_resume import runs_until
+
+    words = [*small, "study.arms=[dense,none]", "study.seeds=2", "trainer.save_every_s=0", "trainer.log_every=1"]
+    cells = make_plan(words).cells
+    runs_until(cells[0], 4)
+    runs_until(cells[1], 4)
+    cells[1].folder.state_file.write_bytes(b"no state")
+    said = cli("compare", *words, "--json")
+    assert said.code == 0
+    assert "1 cell(s) went on where their states were saved: dense/seed=0 after step 3" in said.err
+    assert "1 cell(s) began anew: none/seed=0 (" in said.err
+    assert "state.safetensors" in said.err
+    again = cli("compare", *words, "--json")
+    assert "cell(s)" not in again.err
