@@ -273,6 +273,7 @@ def test_arms_of_a_seed_start_alike(cli: Cli, small: list[str], tmp_path: Path) 
 
 
 def test_cells_that_were_interrupted_are_named_with_where_they_went_on(cli: Cli, small: list[str]) -> None:
+    from mha_ablate.study.plan import make_plan
     from tests.every.test_every_resume import runs_until
 
     words = [*small, "study.arms=[dense,none]", "study.seeds=2", "trainer.save_every_s=0", "trainer.log_every=1"]
