@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from mha_ablate.cli import errors
 from mha_ablate.cli.main import app
+from mha_ablate.data import cache
 
 settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 settings.load_profile("untimed")
@@ -54,6 +55,11 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
         patch.setenv("MHA_ABLATE_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_spare_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_spare", None)
 
 
 @pytest.fixture(autouse=True)

@@ -106,7 +106,7 @@ def test_a_folder_that_cannot_be_written_fails_those_that_were_not_finished(
         run_cells(cells, quiet)
     found = [cell.folder.read() for cell in cells]
     assert [run["state"] for run in found] == ["ok", "failed", "failed"]
-    assert "No space left" in found[2]["error"]
+    assert "the disk is full" in found[2]["error"]
 
 
 def test_a_folder_that_another_process_writes_leaves_all_untouched(small: list[str]) -> None:

@@ -281,7 +281,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, cache: Path,
     content = "hello world " * 50
     corpus = load(write(tmp_path / "t.txt", content))
     assert "".join(text_of(corpus)) == content
-    assert list(scratch.iterdir()) == [], "what was written for want of a cache is taken away"
+    assert len(list(scratch.iterdir())) == 1, "what the cache could not take is kept for this process"
     assert load(tmp_path / "t.txt", known=corpus.reference).summary() == corpus.summary()
 
 
@@ -296,7 +296,8 @@ def test_a_full_disk_is_no_error(tmp_path: Path, cache: Path, scratch: Path, mon
     monkeypatch.setattr(module, "_tokenise", full)
     content = "hello world " * 50
     assert "".join(text_of(load(write(tmp_path / "t.txt", content)))) == content
-    assert [*scratch.iterdir(), *(cache / "tokens").iterdir()] == [], "what was begun is taken away"
+    assert list((cache / "tokens").iterdir()) == [], "what was begun is taken away"
+    assert len(list(scratch.iterdir())) == 1
 
 
 def test_the_cache_lies_where_the_environment_says(
