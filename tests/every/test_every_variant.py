@@ -242,7 +242,7 @@ def test_it_starts_the_same_every_time_and_shares_the_rest_with_the_baseline(var
 def test_the_mlp_can_make_up_for_its_parameters(variant: str, attention: str) -> None:
     baseline = config_of("dense", attention)
     arm = matched(replace(config_of(variant, attention), match="params"), baseline, VOCAB)
-    counts = [parameters(model_of(c, VOCAB, "meta")) for c in (arm, baseline)]
+    counts = [parameters(model_of(c, VOCAB, "meta"), trained=True) for c in (arm, baseline)]
     assert counts[0] == pytest.approx(counts[1], rel=0.005)
 
 

@@ -23,7 +23,7 @@ def tree(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
     shutil.copy(ROOT / "scripts/gen_docs", tmp_path / "scripts/gen_docs")
     (tmp_path / "mha_ablate/model/fc_out/odd.py").write_text(
-        'class Odd:\n    """y = |z|*g: odd, `a*b` and H*D.\n\n    More <of> it.\n\n    Parameters: H\n    Frozen: D\n'
+        'class Odd:\n    """y = |z|*g: odd, `a*b` and H*D.\n\n    More <of> it.\n\n    Parameters: H\n    Parameters [rank=2]: 2 H\n    Frozen: D\n'
         '    FLOPs: 0\n    Elementwise: H D\n    Class: neither,\n        but nearly\n    Source: a_b\n    """\n'
     )
     yaml = "_target_: mha_ablate.model.fc_out.odd.Odd\nrank: 8  # how many directions\n"
@@ -41,7 +41,7 @@ def test_the_page_has_every_variant_its_facts_and_its_settings(tree: Path) -> No
     page = (tree / "docs/variants.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| \[(\w+)\]\(#\1\) \|.*\|$", page, flags=re.MULTILINE)
     assert rows == sorted([*choice_names("fc_out"), "odd"]) == re.findall(r"^## (\w+)$", page, flags=re.MULTILINE)
-    assert r"| `y = \|z\|*g` | `H`, frozen `D` | `H D` | neither, but nearly | a\_b |" in page
+    assert r"| `y = \|z\|*g` | `H`, frozen `D` | `0`, elementwise `H D` | neither, but nearly | a\_b |" in page
     assert "y = |z|\\*g: odd, `a*b` and H\\*D.\n\nMore \\<of> it.\n\n- **Parameters**: H\n" in page
     assert "```yaml\nrank: 8  # how many directions\n```\n" in page
     for file in re.findall(r"\]\(\.\./([\w/.]+)\)", page):
