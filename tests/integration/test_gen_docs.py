@@ -23,7 +23,8 @@ def tree(tmp_path: Path) -> Path:
         (tmp_path / name).mkdir()
     shutil.copy(ROOT / "scripts/gen_docs", tmp_path / "scripts/gen_docs")
     (tmp_path / "mha_ablate/model/fc_out/odd.py").write_text(
-        'class Odd:\n    """y = |z|*g: odd, `a*b` and H*D.\n\n    More <of> it.\n\n    Parameters: H\n    Parameters [rank=2]: 2 H\n    Frozen: D\n'
+        'class Odd:\n    """y = |z|*g: odd, `a*b` and H*D.\n\n    More <of> it.\n\n    Parameters: H\n'
+        "    Parameters [rank=2]: 2 H\n    Frozen: D\n"
         '    FLOPs: 0\n    Elementwise: H D\n    Class: neither,\n        but nearly\n    Source: a_b\n    """\n'
     )
     yaml = "_target_: mha_ablate.model.fc_out.odd.Odd\nrank: 8  # how many directions\n"
