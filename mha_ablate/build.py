@@ -241,14 +241,15 @@ def counted_cost(config: RunConfig, vocab_size: int) -> dict[str, Any]:
     return {**counted_work(config, vocab_size), "peak_memory_mb": peak_memory(config, vocab_size) / 1e6}
 
 
-def counted_work(config: RunConfig, vocab_size: int) -> dict[str, Any]:
+def counted_work(config: RunConfig, vocab_size: int, device: str = "cpu") -> dict[str, Any]:
     """Parameters, trained and frozen, whole and by part, and FLOPs per token.
 
     `flops_per_token` is the forward pass, `train_flops_per_token` that and the backward pass, both of matrix products;
-    `elementwise_flops_per_token` is the other work of fc_out, forward, by the variants' own formulas. A sequence is run in
-    earnest: on the meta device torch imports its compiler, and the first step waits.
+    `elementwise_flops_per_token` is the other work of fc_out, forward, by the variants' own formulas. Counts are the
+    same on the meta device, where nothing is computed; but torch imports its compiler there, for which a run that is about to begin
+    would wait longer than for one sequence in earnest.
     """
-    model = model_of(config, vocab_size, explicit=False)  # counts attention whole, tiles skip some of it
+    model = model_of(config, vocab_size, device, explicit=False)  # counts attention whole, tiles skip some of it
     by_part = parts(model)
     fc_outs = [module for module in model.modules() if isinstance(module, FcOut)]
     return {
@@ -259,22 +260,22 @@ def counted_work(config: RunConfig, vocab_size: int) -> dict[str, Any]:
         "params_embedding": by_part["embedding"],
         "params_mlp": by_part["mlp"],
         "params_norm": by_part["norm"],
-        "flops_per_token": _per_token(lambda ids: forward_flops(lambda: model(ids)), config.model.context),
+        "flops_per_token": _per_token(lambda ids: forward_flops(lambda: model(ids)), config.model.context, device),
         "train_flops_per_token": _per_token(
-            lambda ids: training_flops(lambda: model.loss(ids, ids)), config.model.context
+            lambda ids: training_flops(lambda: model.loss(ids, ids)), config.model.context, device
         ),
         "elementwise_flops_per_token": sum(fc_out.elementwise_flops for fc_out in fc_outs),
     }
 
 
-def _per_token(counted: Callable[[torch.Tensor], int], context: int) -> float:
+def _per_token(counted: Callable[[torch.Tensor], int], context: int, device: str) -> float:
     """What is counted over `context` tokens, by token.
 
     Attention alone grows with the context, in proportion: two short sequences tell what a long one takes.
     """
 
     def of(T: int) -> float:
-        return counted(torch.zeros((1, T), dtype=torch.long)) / T
+        return counted(torch.zeros((1, T), dtype=torch.long, device=device)) / T
 
     if context <= COUNTED_UP_TO:
         return of(context)

@@ -45,6 +45,17 @@ NO_MEMORY = re.compile(
 )
 
 
+def hides_interrupt(error: BaseException | None) -> bool:
+    """Whether an error arose while a KeyboardInterrupt was on its way, as in the clean-up of a library."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__context__
+    return False
+
+
 def disk_trouble(error: BaseException | None) -> OSError | None:
     """The error of a disk that is behind an error, if one is: libraries raise their own kinds from it."""
     while error is not None:

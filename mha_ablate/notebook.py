@@ -31,28 +31,43 @@ class Comparison:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row an arm: losses and deltas in nats per token, the delta's 95% interval, verdict, costs."""
+        """One row an arm: losses and deltas in nats per token, the delta's 95% interval, verdict, costs.
+
+        Of a study of several parts one row per part and arm.
+        """
         import pandas as pd
 
+        if "parts" in self.report:
+            parts = self.report["parts"]
+            return pd.DataFrame([{"part": part["folder"], **_row(arm)} for part in parts for arm in part["arms"]])
         return pd.DataFrame([_row(arm) for arm in self.report["arms"]])
 
     @property
     def runs(self) -> pd.DataFrame:
-        """As `load_runs`."""
-        return load_runs(self.folder)
+        """As `load_runs`; of a study of several parts, with the part that a run belongs to."""
+        if "parts" not in self.report:
+            return load_runs(self.folder)
+        import pandas as pd
+
+        parts = [part["folder"] for part in self.report["parts"]]
+        return pd.concat([load_runs(self.folder / part).assign(part=part) for part in parts], ignore_index=True)
+
+    def _columns_and_rows(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        from mha_ablate.report.joint import COLUMNS, rows
+        from mha_ablate.report.tables import wide
+
+        return (COLUMNS, rows(self.report)) if "parts" in self.report else wide(self.report)
 
     def __str__(self) -> str:
         """The table and the sentence, as text."""
-        from mha_ablate.report.tables import markdown
+        from mha_ablate.report.tables import markdown_table
 
-        lines = [markdown(self.report), self.sentence, *(f"note: {note}" for note in self.notes)]
+        lines = [markdown_table(*self._columns_and_rows()), self.sentence, *(f"note: {note}" for note in self.notes)]
         return "\n".join([*lines, *([f"failed: {self.failure}"] if self.failure else [])])
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
-        from mha_ablate.report.tables import wide
-
-        head, body = wide(self.report)
+        head, body = self._columns_and_rows()
         header = "".join(f"<th>{escape(word)}</th>" for word in head)
         rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in body)
         notes = "".join(f"<p>note: {escape(note)}</p>" for note in self.notes)
@@ -97,7 +112,7 @@ def compare(
     _check_words(overrides)
     with study_view(quiet=quiet) as view:
         done = conduct(list(overrides), workers=workers, observer=view, config_dir=_path(config_dir))
-    return Comparison(done.plan.folder.path, done.report, done.failure)
+    return Comparison(done.folder, done.report, done.failure)
 
 
 def train(*overrides: str, quiet: bool = False, config_dir: str | Path | None = None) -> Run:

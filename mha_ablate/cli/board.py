@@ -15,6 +15,7 @@ EPILOG = epilog(
         "board --port 6007": "everything below outputs, on a port of your choice",
     }
 )
+WORDS = {"link": "the comparison", "bands": "with its intervals", "table": "every run in a table"}
 
 
 def board(
@@ -39,15 +40,18 @@ def board(
 
     from mha_ablate.cli.common import print_json
     from mha_ablate.errors import RequestError
-    from mha_ablate.report.board import deep_link, serve
+    from mha_ablate.report.board import has_means, links, serve
 
     if not folder.is_dir() or not any(folder.rglob("events.out.tfevents*")):
         raise RequestError(f"{folder} holds no TensorBoard events: give a folder that `compare` or `train` wrote")
     url = serve(folder, port, host)
-    link = deep_link(url)
+    found = links(url, means=has_means(folder))
     if as_json:
-        print_json({"url": url, "link": link})
+        print_json({"url": url, **found})
     else:
-        print(f"TensorBoard: {url}\nthe comparison: {link}\nCtrl-C ends it")
+        print(f"TensorBoard: {url}")
+        for page, link in found.items():
+            print(f"{WORDS[page]}: {link}")
+        print("Ctrl-C ends it")
     sys.stdout.flush()
     signal.pause()

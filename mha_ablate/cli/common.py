@@ -79,25 +79,54 @@ def command_line(*words: str) -> str:
 
 def print_report(report: dict[str, Any]) -> None:
     """The table of a report and its sentence."""
-    from rich.table import Table
     from rich.text import Text
 
     from mha_ablate.report.tables import COLUMNS, bits_line, rows
 
-    tints = {"costs": "red", "helps": "green", "equivalent": "cyan", "undecided": "yellow", "baseline": "dim"}
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for i, name in enumerate(COLUMNS):
-        table.add_column(name, justify="left" if i in (0, len(COLUMNS) - 1) else "right", no_wrap=i > 0)
-    for row in rows(report):
-        table.add_row(*map(Text, row[:-1]), Text(row[-1], style=tints.get(row[-1].partition(" ")[0], "")))
     out = console()
-    with out.capture() as drawn:
-        out.print(table)
-    print("\n".join(line.rstrip() for line in drawn.get().splitlines()) + "\n")
+    _print_table(out, COLUMNS, rows(report))
     for arm in report["arms"]:
         out.print(Text(f"{arm['arm']}: {' '.join(arm['overrides'])}", style="dim"), soft_wrap=not out.is_terminal)
     if bits := bits_line(report):
         out.print(Text(f"\n{bits}", style="dim"), soft_wrap=not out.is_terminal)
+    _print_words(out, report)
+    plan = f", plan {report['plan_hash']}" if report["kind"] != "exploratory" else ""
+    out.print(Text(f"{report['kind']}{plan}", style="dim"), soft_wrap=not out.is_terminal)
+
+
+def print_joint(report: dict[str, Any]) -> None:
+    """The tables of several studies side by side, and the sentence."""
+    from mha_ablate.report.joint import COLUMNS, TUNING_COLUMNS, rows, tuning_rows
+
+    out = console()
+    _print_table(out, COLUMNS, rows(report))
+    for tuning in report["tunings"]:
+        print(f"learning rates {tuning['point']}".rstrip())
+        _print_table(out, TUNING_COLUMNS, tuning_rows(tuning))
+    _print_words(out, report)
+
+
+def _print_table(out: Console, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Left the first column and a verdict at the end, else right; no spaces at the ends of lines."""
+    from rich.table import Table
+    from rich.text import Text
+
+    tints = {"costs": "red", "helps": "green", "equivalent": "cyan", "undecided": "yellow", "baseline": "dim"}
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for i, name in enumerate(columns):
+        left = i == 0 or name in ("arm", "verdict")
+        table.add_column(name, justify="left" if left else "right", no_wrap=i > 0)
+    for row in rows:
+        table.add_row(*map(Text, row[:-1]), Text(row[-1], style=tints.get(row[-1].partition(" ")[0], "")))
+    with out.capture() as drawn:
+        out.print(table)
+    print("\n".join(line.rstrip() for line in drawn.get().splitlines()) + "\n")
+
+
+def _print_words(out: Console, report: dict[str, Any]) -> None:
+    """The sentence and the notes."""
+    from rich.text import Text
+
     out.print()
     out.print(Text(report["sentence"], style="bold"), soft_wrap=not out.is_terminal)
     for note in report["notes"]:

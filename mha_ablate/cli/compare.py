@@ -41,7 +41,7 @@ def compare(
     A cell that is finished with exactly this configuration is not trained again, so the same command resumes a study
     that was stopped, and more seeds or arms can be added to it.
     """
-    from mha_ablate.cli.common import command_line, flags, note, print_json
+    from mha_ablate.cli.common import command_line, flags, note, print_joint, print_json
     from mha_ablate.cli.live import study_view
     from mha_ablate.conduct import conduct
     from mha_ablate.errors import Interrupted, RunFailed
@@ -57,6 +57,9 @@ def compare(
         note(remark)
     if as_json:
         print_json(done.report)
+    elif done.plan is None:
+        print_joint(done.report)
+        print(f"\nreport: {done.folder / 'report' / 'report.html'}")
     else:
         _print(done.report, done.plan, words, flags(config_dir=config_dir))
     if done.failure:

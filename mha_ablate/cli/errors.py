@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import typer
 from typer.exceptions import TyperException
 
-from mha_ablate.errors import MhaAblateError, machine_trouble
+from mha_ablate.errors import MhaAblateError, hides_interrupt, machine_trouble
 
 INTERRUPTED = 130
 Signals = (KeyboardInterrupt, typer.Abort)
@@ -47,6 +47,8 @@ def _run(app: typer.Typer, args: list[str], debug: bool) -> int:
     except MhaAblateError as error:
         if debug:
             raise
+        if hides_interrupt(error) and error.exit_code != INTERRUPTED:
+            return _say("interrupted", INTERRUPTED)
         return _say(str(error), error.exit_code)
     except Signals:
         return _say("interrupted", INTERRUPTED)
@@ -57,6 +59,8 @@ def _run(app: typer.Typer, args: list[str], debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
+        if hides_interrupt(error):
+            return _say("interrupted", INTERRUPTED)
         return _say(_of_the_machine(error), 1)
     if code == INTERRUPTED:  # typer has turned a KeyboardInterrupt into an exit code
         return _say("interrupted", code)

@@ -9,7 +9,21 @@ from typing import Annotated
 import typer
 
 from mha_ablate import __version__
-from mha_ablate.cli import board, compare, cost, data, doctor, errors, generate, replay, report, train
+from mha_ablate.cli import (
+    board,
+    compare,
+    cost,
+    data,
+    doctor,
+    errors,
+    generate,
+    plan,
+    replay,
+    report,
+    status,
+    sweep,
+    train,
+)
 from mha_ablate.cli import list as listing
 
 app = typer.Typer(
@@ -46,10 +60,15 @@ app.command(
     "compare", short_help="Train the arms of a study and say what removing fc_out costs.", epilog=compare.EPILOG
 )(compare.compare)
 app.command("train", short_help="Train one model and leave a run folder.", epilog=train.EPILOG)(train.train)
+app.command("sweep", short_help="Train every combination of settings, here or on a cluster.", epilog=sweep.EPILOG)(
+    sweep.sweep
+)
 app.command("cost", short_help="Count and time what each variant costs, without training.", epilog=cost.EPILOG)(
     cost.cost
 )
+app.command("plan", short_help="Say how many seeds a study needs, and fix it ahead.", epilog=plan.EPILOG)(plan.plan)
 app.command("report", short_help="Compare the runs of a folder.", epilog=report.EPILOG)(report.report)
+app.command("status", short_help="Say where a study stands.", epilog=status.EPILOG)(status.status)
 app.command("replay", short_help="Train a finished run again and compare it bit for bit.", epilog=replay.EPILOG)(
     replay.replay
 )
@@ -69,4 +88,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character shows another
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    sys.exit(errors.run(app, sys.argv[1:]))
+    code = errors.run(app, sys.argv[1:])
+    # A KeyboardInterrupt that crosses an exec() of text, as dataclasses do on import, is remembered by CPython even when
+    # it is caught, and the process would end by SIGINT instead of with our code. The next exec() of text forgets it.
+    exec("")
+    sys.exit(code)

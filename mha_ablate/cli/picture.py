@@ -92,6 +92,11 @@ class Lively(Observer):
         ends = None if left is None else now + left
         self.live.update(Head("measuring step times, one arm at a time", done / total, ends=ends))
 
+    def part(self, name: str, number: int, of: int) -> None:
+        """A line above the picture, which stays."""
+        if of > 1:
+            self.live.console.print(Text(f"part {number}/{of}: {name}", style="dim"))
+
     def writing(self) -> None:
         """Says so."""
         self.live.update(Head("writing the report"), refresh=True)

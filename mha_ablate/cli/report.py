@@ -35,16 +35,18 @@ def report(
 
     TensorBoard's events are rebuilt with the paired delta. Nothing is trained.
     """
-    from mha_ablate.cli.common import print_json, print_report
+    from mha_ablate.cli.common import print_joint, print_json, print_report
     from mha_ablate.errors import RequestError
+    from mha_ablate.report.joint import studies_below, write_joint
     from mha_ablate.report.write import write_report
     from mha_ablate.run.folder import StudyFolder
 
     if margin is not None and not 0 < margin < float("inf"):
         raise RequestError(f"--margin {margin} is out of range: it must be above 0 (nats per token)")
-    made = write_report(folder, baseline=baseline, margin=margin)
+    joint = baseline is None and bool(studies_below(folder))
+    made = write_joint(folder, margin=margin) if joint else write_report(folder, baseline=baseline, margin=margin)
     if as_json:
         print_json(made)
         return
-    print_report(made)
+    print_joint(made) if joint else print_report(made)
     print(f"\nreport: {StudyFolder(folder).report_dir / 'report.html'}")

@@ -13,7 +13,7 @@ from mha_ablate.errors import RequestError, nearest
 FIELDS = ("Parameters", "Frozen", "FLOPs", "Elementwise", "Class", "Source")
 LETTERS = (
     "C d_model, H n_heads, D head_dim, L n_layers; parameters a layer. "
-    "Class N: per head as expressive as no projection at all; D: as the full one."
+    "Class N: per head as expressive as no projection at all; D: as the full one; both where values are learned."
 )
 
 

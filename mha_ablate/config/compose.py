@@ -17,15 +17,37 @@ from typing import TYPE_CHECKING, Any
 
 from mha_ablate.config.own import checked
 from mha_ablate.config.paths import CONFIG, configs_dir
-from mha_ablate.config.schema import DataConfig, HubConfig, RunConfig
+from mha_ablate.config.schema import DataConfig, HubConfig, RunConfig, StudyConfig, TuneConfig
 from mha_ablate.errors import RequestError, nearest
 
 if TYPE_CHECKING:
+    from hydra._internal.hydra import Hydra
+    from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
 HUB_TEXT = tuple(f"data.hub.{key}" for key in ("name", "config", "revision", "column", "join"))
 ALLOW_ENV = "MHA_ABLATE_ALLOW_ENV"
-FREE_TEXT = ("data.path", "data.sha256", "data.licence", *HUB_TEXT, "outputs", "name")  # values that may hold anything
+# Settings that are a table of their own, or null.
+INNER = (
+    ("data", DataConfig, "hub", HubConfig, "give its keys, such as data.hub.name=OWNER/NAME with data=hub"),
+    (
+        "study",
+        StudyConfig,
+        "tune",
+        TuneConfig,
+        "give its keys, such as 'study.tune={rates: [1e-3,3e-3,1e-2], seeds: [100], widen: 2}'",
+    ),
+)
+FREE_TEXT = (
+    "data.path",
+    "data.sha256",
+    "data.licence",
+    *HUB_TEXT,
+    "outputs",
+    "name",
+    "hydra.sweep.dir",
+    "hydra.sweep.subdir",
+)  # values that may hold anything
 
 
 @dataclass(frozen=True)
@@ -47,23 +69,42 @@ def compose_many(requests: list[list[str]], config_dir: Path | None = None) -> l
     `config_dir` holds a user's own choices; Hydra finds them after those of this package.
     """
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
 
-    also = [] if config_dir is None else [_search_path(checked(config_dir))]
+    also = [] if config_dir is None else [search_path(checked(config_dir))]
     results = []
-    with _environment_closed(), initialize_config_dir(str(configs_dir()), job_name="mha_ablate", version_base="1.3"):
+    with hydra_here():
         for overrides in requests:
             readable = [bare_value_quoted(o) for o in overrides]
             _check_overrides(readable)
             try:
                 composed = hydra_compose(CONFIG, [*readable, *also], return_hydra_config=True)
             except Exception as error:
-                raise RequestError(_explain(error)) from error
+                raise RequestError(explained(error)) from error
             results.append(Composed(_typed(composed), dict(composed.hydra.runtime.choices)))
     return results
 
 
-def _search_path(folder: Path) -> str:
+@contextmanager
+def hydra_here() -> Iterator[Hydra]:
+    """A running Hydra on this package's configs, in the place of one that may run already; settings cannot read the environment."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    holder = GlobalHydra.instance()
+    before, holder.hydra = holder.hydra, None
+    try:
+        with (
+            _environment_closed(),
+            initialize_config_dir(str(configs_dir()), job_name="mha_ablate", version_base="1.3"),
+        ):
+            hydra = GlobalHydra.instance().hydra
+            assert hydra is not None
+            yield hydra
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def search_path(folder: Path) -> str:
     """The override that lets Hydra look into one more folder. It reads this one as it stands: nothing is interpolated."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
@@ -107,12 +148,12 @@ def bare_value_quoted(override: str) -> str:
         return f"study.pick={value}"
     if plain_key == "study.arms" and not value.lstrip().startswith("{"):
         raise RequestError(f"{override}: arms are picked by a list, 'study.arms=[dense,none]'")
+    if plain_key == "study.points" and (words := _quoted_words(value)):
+        return f"{key}={words}"
     if plain_key.startswith("study.arms."):
         if not value.startswith("["):
             raise RequestError(f"{override}: an arm is a list of overrides, '{key}=[fc_out=none]'")
-        if re.fullmatch(r"\[[^\[\]'\"]+\]", value):
-            value = f"[{','.join(QuotedString(v.strip(), Quote.single).with_quotes() for v in value[1:-1].split(','))}]"
-        return f"++{plain_key}={value}"
+        return f"++{plain_key}={_quoted_words(value) or value}"
     if not equals or plain_key not in FREE_TEXT or value in ("", "null"):
         return override
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
@@ -120,6 +161,15 @@ def bare_value_quoted(override: str) -> str:
     if value == "???":
         raise RequestError(f"{key}=??? means 'no value' to Hydra: write ./??? for a file of three letters")
     return f"{key}={QuotedString(literal(value), Quote.single).with_quotes()}"
+
+
+def _quoted_words(value: str) -> str | None:
+    """`[a=1,b=2]` with each word in quotes, as Hydra's grammar wants them; None for anything else."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    if not re.fullmatch(r"\[[^\[\]'\"]+\]", value):
+        return None
+    return f"[{','.join(QuotedString(v.strip(), Quote.single).with_quotes() for v in value[1:-1].split(','))}]"
 
 
 def literal(text: str) -> str:
@@ -134,27 +184,34 @@ def key_of(override: str) -> str:
 
 def _check_overrides(overrides: list[str]) -> None:
     """Refuse, before composing, what Hydra would accept and we cannot mean."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
     for text in overrides:
         key = key_of(text)
         if key == "hydra" or key.startswith(("hydra.", "hydra/")):
-            raise RequestError(f"{text}: Hydra's own settings are not open here; give settings of config.yaml")
+            raise RequestError(
+                f"{text}: `mha-ablate sweep` and `compare` take Hydra's own settings, and nothing else does"
+            )
         if (not key or "=" not in text) and not text.startswith("~"):
             raise RequestError(
                 f"cannot read '{text}': a setting is written KEY=VALUE, such as fc_out=none; one with spaces needs "
                 "quotes, 'data.path=my text.txt'"
             )
-        try:
-            override = OverridesParser.create().parse_override(text)
-        except Exception as error:
-            raise RequestError(
-                f"cannot read '{text}': expected KEY=VALUE; put a value with special characters in quotes, "
-                f"\"{key}='...'\""
-            ) from error
+        override = parsed_word(text)
         if override.is_sweep_override():
-            advice = "; `compare` runs several seeds, study.seeds=[0,1,2]" if key == "seed" else ""
-            raise RequestError(f"{text}: {key} takes one value here{advice}")
+            advice = "`compare` runs several seeds, study.seeds=[0,1,2]; " if key == "seed" else ""
+            raise RequestError(f"{text}: {key} takes one value here; {advice}`mha-ablate sweep` runs a list")
+
+
+def parsed_word(text: str) -> Override:
+    """A word as Hydra's grammar reads it. Raises RequestError for one that it cannot read."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    try:
+        return OverridesParser.create().parse_override(text)
+    except Exception as error:
+        raise RequestError(
+            f"cannot read '{text}': expected KEY=VALUE; put a value with special characters in quotes, "
+            f"\"{key_of(text)}='...'\""
+        ) from error
 
 
 def _typed(composed: DictConfig) -> RunConfig:
@@ -165,7 +222,7 @@ def _typed(composed: DictConfig) -> RunConfig:
         without_hydra = OmegaConf.masked_copy(composed, [str(k) for k in composed if k != "hydra"])
         plain = OmegaConf.to_container(without_hydra, resolve=True)
     except Exception as error:
-        raise RequestError(_explain(error)) from error
+        raise RequestError(explained(error)) from error
     assert isinstance(plain, dict)
     return from_plain(plain)
 
@@ -177,13 +234,16 @@ def from_plain(plain: dict[Any, Any]) -> RunConfig:
     try:
         schema = OmegaConf.structured(RunConfig)
         _unlock(schema)
-        if isinstance(plain.get("data"), dict) and (hub := plain["data"].get("hub")) is not None:
-            if not isinstance(hub, dict):
-                raise RequestError(f"data.hub={hub}: give its keys, such as data.hub.name=OWNER/NAME with data=hub")
-            schema.data = OmegaConf.structured(DataConfig)
-            _unlock(schema.data)
-            schema.data.hub = OmegaConf.structured(HubConfig)
-            _unlock(schema.data.hub)
+        for group, outer, key, kind, advice in INNER:
+            given = plain.get(group)
+            if not isinstance(given, dict) or (values := given.get(key)) is None:
+                continue
+            if not isinstance(values, dict):
+                raise RequestError(f"{group}.{key}={values}: {advice}")
+            schema[group] = OmegaConf.structured(outer)
+            _unlock(schema[group])
+            schema[group][key] = OmegaConf.structured(kind)
+            _unlock(schema[group][key])
         merged = OmegaConf.merge(schema, _literal_strings(plain))
         missing = OmegaConf.missing_keys(merged)
         if missing:
@@ -194,7 +254,7 @@ def from_plain(plain: dict[Any, Any]) -> RunConfig:
     except RequestError:
         raise
     except Exception as error:
-        raise RequestError(_explain(error)) from error
+        raise RequestError(explained(error)) from error
     assert isinstance(config, RunConfig)
     return config
 
@@ -231,7 +291,7 @@ def known_keys() -> list[str]:
     return [k for k in below(RunConfig, "") if k != "study.pick"]
 
 
-def _explain(error: Exception) -> str:
+def explained(error: Exception) -> str:
     """One line for an exception of Hydra, OmegaConf or the schema."""
     from hydra.errors import MissingConfigException
     from omegaconf.errors import OmegaConfBaseException

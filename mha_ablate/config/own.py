@@ -11,7 +11,8 @@ from mha_ablate.errors import RequestError, nearest
 def checked(folder: Path) -> Path:
     """The folder, absolute, once every file in it can be used. Raises RequestError, in one line, naming the file that cannot.
 
-    Used are FOLDER/GROUP/NAME.yaml, with names that no choice of this package has.
+    Used are FOLDER/GROUP/NAME.yaml, with names that no choice of this package has; groups may be the user's own, such as
+    `experiment`, and Hydra's, such as `hydra/launcher`.
     """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "is not there"
@@ -20,14 +21,14 @@ def checked(folder: Path) -> Path:
     for misnamed in below:
         if misnamed.name not in groups() and (hint := nearest(misnamed.name, groups())) and [*misnamed.glob("*.yaml")]:
             raise RequestError(f"--config-dir {folder}: {misnamed} is no group of settings{hint}")
-    files = [file for group in groups() for file in sorted((folder / group).glob("*.yaml"))]
+    files = sorted(file for group in below for file in group.rglob("*.yaml"))
     if not files:
         raise RequestError(
             f"--config-dir {folder} holds no choice of any group: a file such as {_example(folder)} is one; groups are "
             f"{', '.join(groups())}"
         )
     for file in files:
-        _check(file)
+        _check(file, file.parent.relative_to(folder).as_posix())
     return folder.resolve()
 
 
@@ -35,12 +36,11 @@ def _example(folder: Path) -> Path:
     return folder / groups()[0] / "mine.yaml"
 
 
-def _check(file: Path) -> None:
+def _check(file: Path, group: str) -> None:
     """Raise RequestError for a file that is no mapping of settings, or that has the name of a choice of this package."""
     import yaml
 
-    group = file.parent.name
-    if file.stem in choice_names(group):
+    if group in groups() and file.stem in choice_names(group):
         raise RequestError(f"{file}: {group}={file.stem} comes with mha_ablate already: give the file another name")
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ They hold no defaults. Every default is written once, in `configs/`, where peopl
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from dataclasses import asdict, dataclass, replace
@@ -236,6 +237,27 @@ class TrainerConfig:
 
 
 @dataclass(frozen=True)
+class TuneConfig:
+    """How each arm's learning rate is tuned before arms are compared."""
+
+    rates: list[float]  # a log grid, the same for every arm
+    seeds: list[int]  # other ones than the study's
+    widen: int  # how often the grid may be widened where a best rate lies at its edge
+
+    def __post_init__(self) -> None:
+        if len(self.rates) < 3 or any(not 0 < rate < math.inf for rate in self.rates):
+            raise ValueError(
+                f"study.tune.rates={self.rates} must be three rates or more above 0, such as [1e-3,3e-3,1e-2]"
+            )
+        if any(after <= before for before, after in itertools.pairwise(self.rates)):
+            raise ValueError(f"study.tune.rates={self.rates} must go up")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or any(not 0 <= s < 2**31 for s in self.seeds):
+            raise ValueError(f"study.tune.seeds={self.seeds} must be distinct seeds, such as [100,101]")
+        at_least("study.tune.widen", self.widen, 0)
+        at_most("study.tune.widen", self.widen, 10)
+
+
+@dataclass(frozen=True)
 class StudyConfig:
     """Arms, seeds and margin of a comparison."""
 
@@ -245,9 +267,15 @@ class StudyConfig:
     pick: list[str] | None
     seeds: Any  # how many (0, 1, ...), or a list of them
     margin: float
+    waterfall: dict[str, list[str]]  # step -> two arms: loss(first) - loss(second)
+    copies: dict[str, list[str]]  # two arms that differ by chance alone, by what differs
+    points: Any  # the study is run at each: overrides such as model.n_heads=4, or names with their overrides
+    tune: TuneConfig | None
 
     def __post_init__(self) -> None:
         safe_name("study.name", self.name)
+        for point in self.point_words:
+            safe_name("a point's name", point)
         if not 0 < self.margin < math.inf:
             raise ValueError(f"study.margin={self.margin} is out of range: it must be above 0 (nats per token)")
         if not self.arms:
@@ -262,11 +290,42 @@ class StudyConfig:
         if self.pick is not None and len(set(self.pick)) < max(1, len(self.pick)):
             raise ValueError(f"study.arms={self.pick} must name at least one arm, and none twice")
         _ = self.seed_list
+        self._check_pairs("waterfall", self.waterfall)
+        self._check_pairs("copies", self.copies)
+        links = list(self.waterfall.values())
+        if any(before[1] != after[0] for before, after in itertools.pairwise(links)):
+            raise ValueError(
+                "study.waterfall is no chain: each step begins with the arm that the one before it ends with, as in "
+                "{loudness: [none, none_scaled], mixing: [none_scaled, dense]}"
+            )
+
+    def _check_pairs(self, key: str, pairs: dict[str, list[str]]) -> None:
+        for name, pair in pairs.items():
+            wrong = [arm for arm in pair if arm not in self.arms]
+            if len(pair) != 2 or pair[0] == pair[-1] or wrong:
+                hint = nearest(wrong[0], list(self.arms)) if wrong else ""
+                raise ValueError(
+                    f"study.{key}.{name}={pair} must name two arms of this study{hint}; it has {', '.join(self.arms)}"
+                )
 
     @property
     def chosen(self) -> list[str]:
         """The arms that take part, in order."""
         return list(self.pick) if self.pick is not None else list(self.arms)
+
+    @property
+    def point_words(self) -> dict[str, list[str]]:
+        """Overrides by the name of the point; an override alone is named by itself, n_heads=4. Else raises ValueError."""
+        points = self.points or {}
+        if isinstance(points, list) and all(isinstance(word, str) and "=" in word for word in points):
+            points = {_last_of_key(word): [word] for word in points}
+        named: dict[Any, Any] = points if isinstance(points, dict) else {"": None}
+        if not all(isinstance(words, list) and all(isinstance(w, str) for w in words) for words in named.values()):
+            raise ValueError(
+                f"study.points={self.points} is neither a list of overrides, [model.n_heads=1,model.n_heads=4], nor names "
+                "with theirs"
+            )
+        return {str(name): list(words) for name, words in named.items()}
 
     @property
     def seed_list(self) -> list[int]:
@@ -299,9 +358,10 @@ class RunConfig:
     name: str | None
     match: str | None
     match_to: str | None
+    init_offset: int
 
     def __post_init__(self) -> None:
-        for key in ("seed", "init_seed", "data_seed"):
+        for key in ("seed", "init_seed", "init_offset", "data_seed"):
             at_least(key, getattr(self, key), 0)
             at_most(key, getattr(self, key), 2**31 - 1)
         if not self.outputs:
@@ -326,9 +386,9 @@ class RunConfig:
 
     @property
     def seeds(self) -> tuple[int, int]:
-        """(init_seed, data_seed), each falling back on `seed`."""
-        fall_back = (self.init_seed, self.data_seed)
-        return tuple(self.seed if s is None else s for s in fall_back)  # pyright: ignore[reportReturnType]
+        """(init_seed + init_offset, data_seed), both seeds falling back on `seed`."""
+        init, data = (self.seed if s is None else s for s in (self.init_seed, self.data_seed))
+        return init + self.init_offset, data
 
     def identity(self, text: dict[str, Any]) -> dict[str, Any]:
         """What decides the result of the run, and nothing else: no folder, no name, no study around it.
@@ -336,7 +396,7 @@ class RunConfig:
         `text` identifies the tokens (`Corpus.identity`), wherever they come from.
         """
         whole = asdict(self)
-        for key in ("study", "outputs", "name", "seed", "match", "match_to", "data", "tokenizer"):
+        for key in ("study", "outputs", "name", "seed", "init_offset", "match", "match_to", "data", "tokenizer"):
             del whole[key]
         del whole["trainer"]["save_every_s"]
         whole["init_seed"], whole["data_seed"] = self.seeds
@@ -352,6 +412,12 @@ class RunConfig:
         whole["attention"]["branch_scale"] = scale if isinstance(scale, str) else float(scale)
         whole["text"] = text
         return whole
+
+
+def _last_of_key(override: str) -> str:
+    """`model.n_heads=4` -> `n_heads=4`."""
+    key, _, value = override.partition("=")
+    return f"{key.lstrip('+').rpartition('.')[2]}={value}"
 
 
 def safe_name(key: str, name: str) -> None:

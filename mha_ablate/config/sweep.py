@@ -28,6 +28,11 @@ def sweep(words: list[str]) -> dict[str, list[str]]:
     return made
 
 
+def shown_rate(rate: float) -> str:
+    """A rate as it is written in names and overrides: 0.003, 1e-05."""
+    return f"{rate:g}"
+
+
 def _shown(key: str, value: str) -> str:
     return value if key == "fc_out" else f"{key.rpartition('.')[2]}={value}"
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import statistics
+from functools import partial
 from typing import Any
 
 from mha_ablate.config.flat import flat
 from mha_ablate.data.corpus import bits_per_byte, unseen_words
 from mha_ablate.errors import RequestError, nearest
+from mha_ablate.report.floor import copies, floor_notes, known_floor
 from mha_ablate.report.sentence import sentence
+from mha_ablate.report.trade import SIDE_BY_SIDE, to_reach
+from mha_ablate.report.waterfall import waterfall
 from mha_ablate.stats.paired import Paired, paired
+from mha_ablate.stats.power import smallest_effect
 from mha_ablate.stats.verdict import Verdict, decide
 from mha_ablate.study.collect import Run, Study
 
@@ -44,30 +49,54 @@ def assemble(study: Study, *, baseline: str | None = None, margin: float | None 
             continue
         if losses[arm].keys() & losses[base].keys():
             contrasts[arm] = paired(losses[arm], losses[base])
-        missing = _missing(study, arm, base)
+        missing = missing_seeds(study, arm, base)
         if missing:
             incomplete[arm] = missing
     planned = {arm: c for arm, c in contrasts.items() if not plan or arm in plan["arms"]}
-    verdicts = decide(planned, margin=margin, incomplete=incomplete)
+    of_plan = {arm: why for arm, why in incomplete.items() if not plan or arm in plan["arms"]}
+    verdicts = decide(planned, margin=margin, incomplete=of_plan)
     everything = decide(contrasts, margin=margin, incomplete=incomplete)
     verdicts |= {arm: everything[arm] for arm in contrasts.keys() - planned.keys()}
-    arms = [_arm(study, arm, base, losses, contrasts, verdicts, incomplete) for arm in _ordered(study, base)]
+    arms = [_arm(study, arm, base, losses, contrasts, verdicts, incomplete, margin) for arm in _ordered(study, base)]
     setting = _setting(study)
+    written = partial(_contrast, margin=margin)
     report: dict[str, Any] = {
         "study": plan.get("study", study.folder.path.name),
         "name": study.folder.path.resolve().name,
         "baseline": base,
         "metric": METRIC,
         "margin": margin,
+        "kind": _kind(plan, base, margin),
         "plan_hash": plan.get("hash"),
         "setting": setting,
         "arms": arms,
+        "waterfall": waterfall(plan.get("waterfall", {}), losses, written),
+        "copies": copies(plan.get("copies", {}), losses, written),
+        "noise_floor": known_floor(study.folder, study.arm_hash(base), len(losses[base])),
         "bits_per_byte": bits_per_byte(setting["text"]),
         "notes": _notes(study, setting),
         "provenance": _provenance(study),
     }
+    report["notes"] += _waterfall_notes(study, report["waterfall"])
+    report["notes"] += [*_asked_otherwise(plan, base, margin), *_promise_notes(plan, contrasts), *floor_notes(report)]
     report["sentence"] = sentence(report)
     return report
+
+
+def _kind(plan: dict[str, Any], base: str, margin: float) -> str:
+    """`confirmatory` where the plan was made ahead of the study and kept, `changed` where it was not kept, else `exploratory`."""
+    if not plan.get("power"):
+        return "exploratory"
+    return "changed" if plan.get("earlier") or _asked_otherwise(plan, base, margin) else "confirmatory"
+
+
+def _asked_otherwise(plan: dict[str, Any], base: str, margin: float) -> list[str]:
+    """Where the report was asked for another baseline or margin than was planned: a choice that may have seen the results."""
+    planned = float(plan.get("margin", DEFAULT_MARGIN))
+    asked = [f"the margin is ±{margin:g} nats, and the plan's is ±{planned:g}"] if plan and margin != planned else []
+    if plan and base != plan["baseline"]:
+        asked.append(f"the baseline is {base}, and the plan's is {plan['baseline']}")
+    return [f"{change}: asked for with the report, and no longer fixed before the run" for change in asked]
 
 
 def _baseline(study: Study, asked: str | None) -> str:
@@ -97,7 +126,7 @@ def _losses(runs: list[Run]) -> dict[int, float]:
     return {run.seed: run.val_loss for run in runs if run.val_loss is not None}
 
 
-def _missing(study: Study, arm: str, base: str) -> str | None:
+def missing_seeds(study: Study, arm: str, base: str) -> str | None:
     """Why an arm's seeds are no complete sample; None where they are."""
     counts: dict[str, int] = {}
     cells = (study.plan or {}).get("cells", {})
@@ -113,6 +142,13 @@ def _missing(study: Study, arm: str, base: str) -> str | None:
     return ", ".join(f"{n} of {len(seeds)} seeds {what}" for what, n in counts.items()) or None
 
 
+def _absent(study: Study, arm: str) -> list[int]:
+    """Seeds that the plan, or else any other arm, has and this arm has no run for."""
+    cells = (study.plan or {}).get("cells", {})
+    planned = {int(cell.rpartition("=")[2]) for cell in cells if cell.rpartition("/")[0] == arm}
+    return sorted((planned or {run.seed for run in study.runs}) - {run.seed for run in study.of(arm)})
+
+
 def _arm(
     study: Study,
     arm: str,
@@ -121,12 +157,13 @@ def _arm(
     contrasts: dict[str, Paired],
     verdicts: dict[str, Verdict],
     incomplete: dict[str, str],
+    margin: float,
 ) -> dict[str, Any]:
     values = losses[arm]
     contrast, verdict = contrasts.get(arm), verdicts.get(arm)
     return {
         "arm": arm,
-        "n": contrast.n if contrast else len(values),
+        "n": contrast.n if contrast else len(values) if arm == base else 0,
         "overrides": _overrides(study, arm),
         "verdict": "baseline" if arm == base else verdict.word if verdict else "undecided",
         "verdict_reason": None
@@ -141,22 +178,37 @@ def _arm(
             "sd": statistics.stdev(values.values()) if len(values) > 1 else None,
             "values": {str(run.seed): run.val_loss for run in study.of(arm)},
         },
-        "delta": _delta(contrast, verdict) if contrast else None,
+        "delta": _delta(contrast, verdict, margin) if contrast else None,
         "states": {str(run.seed): run.state for run in study.of(arm)},
+        "missing": _absent(study, arm),
         "errors": {str(run.seed): run.about["error"] for run in study.of(arm) if run.about.get("error")},
-        "cost": _cost(study, arm, base),
+        "cost": (cost := _cost(study, arm, base)),
+        "to_reach": to_reach(study, arm, base, cost),
     }
 
 
-def _delta(contrast: Paired, verdict: Verdict | None) -> dict[str, Any]:
+def _delta(contrast: Paired, verdict: Verdict | None, margin: float) -> dict[str, Any]:
+    """A contrast with the baseline and what the rule made of it."""
+    of_rule = {"p_holm": verdict.p_holm, "verdict_reason": verdict.reason} if verdict else {}
+    return {**_contrast(contrast, margin), "p_holm": None, "verdict_reason": None, **of_rule}
+
+
+def _contrast(c: Paired, margin: float) -> dict[str, Any]:
+    """All statistics of a contrast as plain values; `least_margin` is the smallest at which it would be called equivalent."""
+    intervals = {"ci95": c.ci95, "ci90": c.ci90, "bca95": c.bca95, "p_worse_ci95": c.p_worse_ci95}
+    least = max(map(abs, c.ci90)) if c.ci90 else None
     return {
-        "mean": contrast.mean,
-        "sd": contrast.sd,
-        "ci95": list(contrast.ci95) if contrast.ci95 else None,
-        "ci90": list(contrast.ci90) if contrast.ci90 else None,
-        "p_t": contrast.p_t,
-        "p_holm": verdict.p_holm if verdict else None,
-        "values": {str(seed): value for seed, value in contrast.differences.items()},
+        "mean": c.mean,
+        "sd": c.sd,
+        **{key: list(ends) if ends else None for key, ends in intervals.items()},
+        "p_t": c.p_t,
+        "p_sign_flip": c.p_sign_flip,
+        "p_worse": c.p_worse,
+        "g": c.g,
+        "mde": c.mde,
+        "correlation": c.correlation,
+        "equivalence": {"p": c.p_equivalence(margin), "margin": margin, "least_margin": least},
+        "values": {str(seed): value for seed, value in c.differences.items()},
     }
 
 
@@ -181,7 +233,7 @@ def _cost(study: Study, arm: str, base: str) -> dict[str, Any]:
         return {
             **{k: study.costs[arm].get(k) for k in COST_KEYS},
             **_ratio(study.costs[arm].get("step_ms_rounds"), study.costs.get(base, {}).get("step_ms_rounds")),
-            "timed": "interleaved after warm-up, no other cell running",
+            "timed": SIDE_BY_SIDE,
         }
     counted = next((run.about["cost"] for run in study.of(arm) if "cost" in run.about), {})
     cost = {k: counted.get(k) for k in COST_KEYS}
@@ -220,11 +272,11 @@ def _notes(study: Study, setting: dict[str, Any]) -> list[str]:
         seen = {str(run.about["provenance"].get(key)) for run in study.runs if run.about.get("provenance")}
         if len(seen) > 1:
             notes.append(f"runs differ in {key}: {'; '.join(sorted(seen))}")
-    for key in ("trainer.steps", "trainer.batch_size"):
+    for key in ("trainer.steps", "trainer.batch_size", "model.context"):
         values = setting["differs"].get(key)
         if values:
             notes.append(f"runs differ in {key}: {', '.join(map(str, values))}")
-    if study.plan and study.plan.get("earlier"):
+    if study.plan and study.plan.get("earlier") and not study.plan.get("power"):
         notes.append(f"the plan was changed {len(study.plan['earlier'])} time(s) after it was first written")
     spread = [max(r) / min(r) for c in study.costs.values() if (r := c.get("step_ms_range"))]
     if spread and max(spread) > NOISY:
@@ -248,6 +300,44 @@ def _notes(study: Study, setting: dict[str, Any]) -> list[str]:
         notes.append(f"{len(study.left_out)} file(s) cannot be read and are left out: {shown}{more}")
     if strange := unseen_words(setting["text"]):
         notes.append(strange)
+    return notes
+
+
+def _waterfall_notes(study: Study, fall: dict[str, Any] | None) -> list[str]:
+    """Of a waterfall that was planned: what it lacks."""
+    chain = (study.plan or {}).get("waterfall", {})
+    arms = list(dict.fromkeys(arm for pair in chain.values() for arm in pair))
+    if chain and fall is None:
+        return [f"there is no waterfall: no seed has ended well in all of its arms ({', '.join(arms)})"]
+    seeds = {run.seed for arm in arms for run in study.of(arm)}
+    if fall is None or len(fall["seeds"]) == len(seeds):
+        return []
+    return [
+        f"the waterfall is over {len(fall['seeds'])} of {len(seeds)} seeds: one of its arms has not ended well at the others"
+    ]
+
+
+def _promise_notes(plan: dict[str, Any], contrasts: dict[str, Paired]) -> list[str]:
+    """Of a plan made ahead: whether it was kept, and whether the study can see what was promised."""
+    power = plan.get("power")
+    if not power:
+        return []
+    notes = []
+    if plan.get("earlier"):
+        notes.append(
+            f"the plan was made ahead and changed afterwards (it was {plan['earlier'][-1]}): no longer confirmatory"
+        )
+    seen = {
+        arm: smallest_effect(c.sd, c.n, alpha=power["alpha"], power=power["power"])
+        for arm, c in contrasts.items()
+        if c.sd is not None and arm in power["contrasts"]
+    }
+    shown = ", ".join(f"{arm} {size:.3g}" for arm, size in seen.items())
+    late = [arm for arm, size in seen.items() if size > power["effect"]]
+    held = f"not for {', '.join(late)}" if late else "kept"
+    notes += (
+        [f"planned to find {power['effect']:g} nats; as it came out, it finds {shown} nats: {held}"] if seen else []
+    )
     return notes
 
 

@@ -1,45 +1,85 @@
-"""TensorBoard's comparison: events rebuilt with the paired delta, and the link that opens the right view."""
+"""TensorBoard's comparison: events rebuilt with the paired delta, means with bands, and links to the right views."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from mha_ablate.errors import RequestError
-from mha_ablate.run.events import DELTA, rebuild
+from mha_ablate.report.means import mean_folders, mean_points
+from mha_ablate.run.events import DELTA, FILES, rebuild, rebuild_mean
 from mha_ablate.study.collect import Run, Study
 
+Curves = dict[int, dict[int, float]]  # validation loss by seed and step
+MEANS = "/mean$"  # the runs that are means, as a regular expression
 
-def rebuild_events(study: Study, report: dict[str, Any]) -> None:
-    """Derive every finished run's event file from its metrics.jsonl, with its delta to the baseline step by step.
 
-    A file that says all this already is left alone: a thousand runs take a while, and most have not changed.
+def rebuild_events(
+    study: Study, baseline: str, costs: dict[str, dict[str, Any]], settled: Collection[tuple[str, int]] | None = None
+) -> None:
+    """Derive the event files of every finished run and of every arm's mean from the seeds' metrics.jsonl.
+
+    A run has its delta to the baseline step by step, a mean that and its band. `costs` are those of the arms; where an arm has
+    none, its runs say what was counted. While a study goes on, `settled` names the arms and seeds that nothing writes to any
+    more, and no other run is touched. A file that says all this already is left alone: a thousand runs take a while, and most
+    have not changed.
     """
-    base = {run.seed: run.curve for run in study.of(report["baseline"])}
-    costs = {arm["arm"]: arm["cost"] for arm in report["arms"]}
+    base = {run.seed: run.curve for run in study.of(baseline)}
+    digests = {run.folder.path: run.folder.digest() for run in study.runs}
     for run in study.runs:
-        if run.state == "running":
-            continue
-        against = base.get(run.seed, {})
-        deltas = {step: loss - against[step] for step, loss in run.curve.items() if step in against}
-        about = run.about
-        started = float(about.get("started", 0.0))
-        rebuild(
-            run.folder.path,
-            partial(_lines, run),
-            lines_digest=run.folder.digest(),
-            hparams=_hparams(run),
-            session=f"{run.arm}/seed={run.seed}",
-            results=_results(run, costs[run.arm]),
-            deltas=deltas,
-            ok=run.state == "ok",
-            times=(started, float(about.get("ended", started))),
-        )
+        if run.state != "running" and (settled is None or (run.arm, run.seed) in settled):
+            cost, digest = costs.get(run.arm, {}), digests[run.folder.path]
+            _rebuild_run(run, base.get(run.seed, {}), cost, digest, watched=settled is not None)
+    for arm, folder in mean_folders(study).items():
+        against = None if arm == baseline else base
+        about = [[r.arm, r.seed, r.state, digests[r.folder.path]] for a in (arm, baseline) for r in study.of(a)]
+        _rebuild_mean(folder, study.of(arm), against, costs.get(arm, {}), about, watched=settled is not None)
+
+
+def _rebuild_run(run: Run, against: dict[int, float], cost: dict[str, Any], digest: str, *, watched: bool) -> None:
+    rebuild(
+        run.folder.path,
+        partial(_lines, run),
+        lines_digest=digest,
+        hparams=_hparams(run, str(run.seed)),
+        session=f"{run.arm}/seed={run.seed}",
+        results=_results([run], cost),
+        deltas={step: loss - against[step] for step, loss in run.curve.items() if step in against},
+        ok=run.state == "ok",
+        times=_times(run),
+        watched=watched,
+    )
+
+
+def _rebuild_mean(
+    folder: Path, runs: list[Run], against: Curves | None, cost: dict[str, Any], digests: list[Any], *, watched: bool
+) -> None:
+    """Of an arm's runs. Its row in the table is open while one of them runs, and a success if all of them are."""
+    running = any(run.state == "running" for run in runs)
+    started, ended = zip(*map(_times, runs), strict=True)
+    rebuild_mean(
+        folder,
+        partial(mean_points, runs, against),
+        digests=digests,
+        hparams=_hparams(runs[0], "mean"),
+        session=f"{runs[0].arm}/mean",
+        results=_results(runs, cost),
+        ok=None if running else all(run.state == "ok" for run in runs),
+        times=(min(started), max(ended)),
+        watched=watched,
+    )
+
+
+def _times(run: Run) -> tuple[float, float]:
+    started = float(run.about.get("started", 0.0))
+    return started, float(run.about.get("ended", started))
 
 
 def _lines(run: Run) -> list[dict[str, Any]]:
@@ -47,31 +87,49 @@ def _lines(run: Run) -> list[dict[str, Any]]:
     return sorted([*run.evaluations, *run.folder.lines(without="loss/val")], key=lambda line: line["step"])
 
 
-def _hparams(run: Run) -> dict[str, Any]:
+def _hparams(run: Run, seed: str) -> dict[str, Any]:
     return {
         "arm": run.arm,
         "fc_out": run.about.get("choices", {}).get("fc_out", ""),
-        "seed": str(run.seed),
+        "seed": seed,
         "n_heads": str((run.config.get("model") or {}).get("n_heads", "")),
         "lr": float((run.config.get("optim") or {}).get("lr", 0.0)),
     }
 
 
-def _results(run: Run, cost: dict[str, Any]) -> dict[str, float]:
+def _results(runs: list[Run], cost: dict[str, Any]) -> dict[str, float]:
+    """Of a run, or the mean over several; what an arm's cost does not say is what its runs have counted."""
+    cost = cost or next((run.about["cost"] for run in runs if "cost" in run.about), {})
+    losses = [run.val_loss for run in runs if run.val_loss is not None]
+    gflop = [(run.about.get("result") or {}).get("gflop") or 0 for run in runs if run.state != "running"]
     values = {
-        "result/val_loss": run.val_loss,
+        "result/val_loss": fmean(losses) if losses else None,
         "result/step_ms": cost.get("step_ms"),
         "result/params_M": (cost.get("params") or 0) / 1e6,
-        "result/train_TFLOP": ((run.about.get("result") or {}).get("gflop") or 0) / 1e3,
+        "result/train_TFLOP": fmean(gflop) / 1e3 if gflop else None,
     }
     return {tag: value for tag, value in values.items() if value is not None}
 
 
-def deep_link(url: str) -> str:
-    """TensorBoard's address with the delta pinned, smoothing off and colours by arm."""
+def has_means(folder: Path) -> bool:
+    """Whether a mean over seeds lies somewhere below."""
+    return any(folder.rglob(f"mean/{FILES}"))
+
+
+def links(url: str, *, means: bool) -> dict[str, str]:
+    """TensorBoard's address, a page each: the comparison with the delta pinned, the bands if there are means, and the table.
+
+    Smoothing is off, and an arm's mean and seeds have one colour. Where there are means the curves are those of the means until
+    the filter above the list of runs is emptied.
+    """
     pinned = json.dumps([{"plugin": "scalars", "tag": DELTA}], separators=(",", ":"))
-    by_arm = quote("regex:^(.+)/seed=", safe="")
-    return f"{url.rstrip('/')}/?pinnedCards={quote(pinned, safe='')}&smoothing=0&runColorGroup={by_arm}#timeseries"
+    view = {"pinnedCards": pinned, "smoothing": "0", "runColorGroup": "regex:^(.+)/(?:mean$|seed=)"}
+    view |= {"runFilter": MEANS} if means else {}
+    address = f"{url.rstrip('/')}/?{urlencode(view, quote_via=quote, safe='')}"
+    found = {"link": f"{address}#timeseries"}
+    if means:
+        found["bands"] = f"{address}#custom_scalars&regexInput={quote(MEANS, safe='')}&_smoothingWeight=0"
+    return found | {"table": f"{address}#hparams"}
 
 
 def serve(folder: Path, port: int | None, host: str = "127.0.0.1") -> str:

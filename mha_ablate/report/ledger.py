@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import re
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
-from mha_ablate.report.tables import no_formula, si
+from mha_ablate.report.tables import in_latex, no_formula, si
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,6 @@ TABLES = {
         Column("decode_ms", "decode ms", "decimal", versus=True),
     ),
 }
-LATEX = {
-    "\\": r"\textbackslash{}",
-    **{c: f"\\{c}" for c in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-}
 
 
 def tables(made: dict[str, Any]) -> dict[str, list[list[str]]]:
@@ -79,7 +73,8 @@ def _cell(arm: dict[str, Any], column: Column) -> str:
     ratio = arm["versus"].get(column.key)
     if not column.versus or ratio in (None, 1.0):
         return said
-    return f"{said} {ratio - 1:+.1%}"
+    low, high = arm["versus"].get(f"{column.key}_range", (ratio, ratio))
+    return f"{said} ~" if low <= 1 <= high else f"{said} {ratio - 1:+.1%}"
 
 
 def as_text(made: dict[str, Any], width: int) -> str:
@@ -89,9 +84,10 @@ def as_text(made: dict[str, Any], width: int) -> str:
         for part in _fitting(rows, width):
             widths = [max(len(row[i]) for row in part) for i in range(len(part[0]))]
             lines += [title, *(_line(row, widths) for row in part), ""]
-    lines.append(
-        f"changes are against {made['baseline']}; attention has fc_out in it; memory is in units of 10^6 bytes"
-    )
+    notes = [f"changes are against {made['baseline']}; attention has fc_out in it; memory is in units of 10^6 bytes"]
+    if "Time" in tables(made):
+        notes.append("times are medians of rounds, their changes medians of each round's ratio; ~: rounds disagree")
+    lines += [line for note in notes for line in textwrap.wrap(note, max(20, width))]
     return "\n".join(lines) + "\n"
 
 
@@ -139,14 +135,14 @@ def as_latex(made: dict[str, Any]) -> str:
     """A `tabular` for each title, in the rules of booktabs."""
     parts = []
     for title, (head, *rows) in tables(made).items():
-        body = [" & ".join(map(_latex, row)) + r" \\" for row in rows]
+        body = [" & ".join(map(in_latex, row)) + r" \\" for row in rows]
         parts.append(
             "\n".join(
                 [
                     f"% {title}; changes against {made['baseline']}",
                     rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
                     r"\toprule",
-                    " & ".join(map(_latex, head)) + r" \\",
+                    " & ".join(map(in_latex, head)) + r" \\",
                     r"\midrule",
                     *body,
                     r"\bottomrule",
@@ -155,7 +151,3 @@ def as_latex(made: dict[str, Any]) -> str:
             )
         )
     return "\n\n".join(parts) + "\n"
-
-
-def _latex(cell: str) -> str:
-    return re.sub("|".join(map(re.escape, LATEX)), lambda m: LATEX[m[0]], cell)

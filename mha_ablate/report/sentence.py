@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mha_ablate.stats.verdict import ENOUGH_SEEDS
+from mha_ablate.stats.verdict import ALPHA, ENOUGH_SEEDS
 
 
 def sentence(report: dict[str, Any]) -> str:
@@ -17,15 +17,21 @@ def sentence(report: dict[str, Any]) -> str:
     others = report["arms"][1:]
     if not others:
         return f"Only {base['arm']} was run: a comparison takes another arm."
-    removal = next(
-        (a for a in others if base["cost"].get("params_fc_out") and a["cost"].get("params_fc_out") == 0), None
-    )
+    removal = removed(report)
     main = removal or others[0]
     clause = _clause(main, base["arm"], removed=removal is not None, bits=report.get("bits_per_byte"))
     text = f"{_setting(report, main)}, {clause}"
-    if main["n"] < ENOUGH_SEEDS:
+    if main["delta"] and main["n"] < ENOUGH_SEEDS:
         text += f": a look, not a result, which takes {ENOUGH_SEEDS} seeds"
     return text + "."
+
+
+def removed(report: dict[str, Any]) -> dict[str, Any] | None:
+    """The first arm whose fc_out has no parameters left, where the baseline's has some."""
+    base, *others = report["arms"]
+    if not base["cost"].get("params_fc_out"):
+        return None
+    return next((arm for arm in others if arm["cost"].get("params_fc_out") == 0), None)
 
 
 def _setting(report: dict[str, Any], main: dict[str, Any]) -> str:
@@ -36,7 +42,7 @@ def _setting(report: dict[str, Any], main: dict[str, Any]) -> str:
     steps = same.get("trainer.steps")
     length = f"{steps} steps" if steps else "unequal numbers of steps"
     n = main["n"]
-    return f"At {rate} after {length} over {n} paired seed{'' if n == 1 else 's'}"
+    return f"At {rate} after {length}" + (f" over {n} paired seed{'' if n == 1 else 's'}" if n else "")
 
 
 def _clause(arm: dict[str, Any], base: str, *, removed: bool, bits: float | None) -> str:
@@ -55,8 +61,10 @@ def _clause(arm: dict[str, Any], base: str, *, removed: bool, bits: float | None
         return f"{name} gains {size} on {base}{sure}"
     if arm["verdict"] == "equivalent":
         return f"{name} is equivalent to {base} within the margin{sure}"
-    if delta["ci95"] and not delta["ci95"][0] <= 0 <= delta["ci95"][1]:
+    if delta["p_holm"] is not None and delta["p_t"] < ALPHA <= delta["p_holm"]:
         sure = f" ({_interval(delta)}, but Holm's correction for all arms leaves p = {delta['p_holm']:.2g})"
+    elif delta["p_holm"] is not None and delta["p_holm"] < ALPHA:  # it is not the size that leaves it undecided
+        sure = f" ({_interval(delta)}, but {arm['verdict_reason']})"
     return f"it is undecided whether {name} costs anything against {base}{sure}"
 
 

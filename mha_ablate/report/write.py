@@ -9,10 +9,13 @@ from typing import Any
 from mha_ablate.errors import RequestError
 from mha_ablate.report.assemble import assemble
 from mha_ablate.report.board import rebuild_events
+from mha_ablate.report.figures import figures
+from mha_ablate.report.floor import floor_of
+from mha_ablate.report.means import mean_folders
 from mha_ablate.report.page import page
-from mha_ablate.report.plots import answer_figure, as_png, as_svg, curves_figure
-from mha_ablate.report.tables import markdown, runs_csv
-from mha_ablate.run.folder import write_atomic
+from mha_ablate.report.plots import as_png, as_svg
+from mha_ablate.report.tables import latex, markdown, regenerating, runs_csv
+from mha_ablate.run.folder import write_atomic, write_json
 from mha_ablate.study.collect import collect
 
 
@@ -23,18 +26,19 @@ def write_report(path: Path, *, baseline: str | None = None, margin: float | Non
         raise RequestError(
             f"{study.folder.report_dir} is a link, and a report is written beside its runs: remove the link"
         )
+    mean_folders(study)  # a link there is refused before anything is written
     report = assemble(study, baseline=baseline, margin=margin)
     folder = study.folder.report_dir
     folder.mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    if floor := floor_of(report, study.arm_hash(report["baseline"])):
+        write_json(study.folder.floor_file, floor)
     write_atomic(folder / "runs.csv", runs_csv(study))
     write_atomic(folder / "table.md", markdown(report))
-    svgs = []
-    for name, draw in (("answer", answer_figure), ("curves", curves_figure)):
-        figure = draw(report, study)
-        svgs.append(as_svg(figure))
-        write_atomic(folder / f"{name}.svg", svgs[-1])
+    write_atomic(folder / "table.tex", latex(report))
+    for name, figure in figures(report, study).items():
+        write_atomic(folder / f"{name}.svg", as_svg(figure))
         write_atomic(folder / f"{name}.png", as_png(figure))
-    write_atomic(folder / "report.html", page(report, svgs, f"mha-ablate report {path}"))
-    rebuild_events(study, report)
+    write_atomic(folder / "report.html", page(report, study, regenerating(path, baseline, margin)))
+    rebuild_events(study, report["baseline"], {arm["arm"]: arm["cost"] for arm in report["arms"]})
     return report

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mha_ablate.run.folder import RunFolder, write_atomic
+from mha_ablate.run.shape import read_text
 
 FORMAT = 2
 ENTRY = "mha_ablate"  # of a safetensors header's metadata
@@ -52,6 +53,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        if not path.is_file():  # a pipe would never end, and not even a signal ends the wait for one in there
+            raise FileNotFoundError(path)
         with safe_open(path, framework="pt") as file:
             told = json.loads((file.metadata() or {}).get(ENTRY, "null"))
             about = told.get("about") if isinstance(told, dict) else None
@@ -61,13 +64,13 @@ def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
                 raise OtherFormat(f"has format {about.get('format')}, this version reads {FORMAT}")
             yield file, about
     except OtherFormat as error:
-        raise ValueError(f"{path.parent.parent}: {path.name} {error}") from None
+        raise OtherFormat(f"{path.parent.parent}: {path.name} {error}") from None
     except (OSError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:  # RecursionError too
         reason = "it is missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
         raise ValueError(f"{path.parent.parent}: no checkpoint that can be read ({path.name}: {reason})") from error
 
 
-class OtherFormat(Exception):
+class OtherFormat(ValueError):
     """A checkpoint of another version of this package."""
 
 
@@ -132,5 +135,5 @@ def load_tokenizer(folder: RunFolder, about: Mapping[str, Any]) -> dict[str, str
     """The state that `save_tokenizer` was given, from what a checkpoint says and the file beside it."""
     kept = dict(about["tokenizer"])
     if folder.tokenizer_file.exists():
-        kept["definition"] = folder.tokenizer_file.read_text(encoding="utf-8")
+        kept["definition"] = read_text(folder.tokenizer_file)
     return kept

@@ -1,7 +1,7 @@
 """TensorBoard event files, written without torch. They hold nothing that metrics.jsonl and run.json do not.
 
 Tags are grouped in the order in which TensorBoard shows them: `cost/` (the paired difference), `loss/`, `optim/`,
-`perf/`, `result/`.
+`perf/`, `result/`, `zz_band/`, which the means of arms alone have and the Custom Scalars tab draws.
 TensorBoard has no choice of x axis beyond steps and time, so `loss/val` has twins whose step is something else:
 `loss/val_by_tokens`, `loss/val_by_gflop`, `loss/val_by_train_ms`.
 """
@@ -26,6 +26,9 @@ TWINS = (  # of loss/val: the tag, the key that is its step, the factor to whole
 )
 PLAIN = frozenset(("step", "tokens", "gflop", "wall_time", "train_s"))
 DELTA = "cost/delta_val_loss"
+LOSS = "loss/val"
+BANDS = {DELTA: "zz_band/delta", LOSS: "zz_band/loss"}  # of a mean: its 95% interval is in tags that begin so
+SEEDS = "zz_band/seeds"  # how many a mean is over
 HPARAMS = ("arm", "fc_out", "seed", "n_heads", "lr")
 RESULTS = {
     "result/val_loss": "validation loss",
@@ -36,8 +39,12 @@ RESULTS = {
 }
 
 
+CHARTS = {  # of the Custom Scalars tab: what is drawn with its band, under which heading, and the title
+    DELTA: ("paired difference to the baseline, mean over seeds and 95% interval", "nats per token, above 0: worse"),
+    LOSS: ("validation loss, mean over seeds and 95% interval", "nats per token"),
+}
 FILES = "events.out.tfevents*"
-FORMAT = 1  # of rebuilt files: to be raised when the same lines and results are to give other events
+FORMAT = 2  # of rebuilt files: to be raised when the same lines and results are to give other events
 
 
 class EventWriter:
@@ -99,18 +106,27 @@ class EventWriter:
 
 
 class EventFile(EventWriter):
-    """The event file of a run that has ended, written in one go: whole or not at all."""
+    """The event file of a run that has ended, or of a mean, written in one go: whole or not at all."""
 
     def _open(self, folder: Path) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 
         self.folder = folder
-        self.parts = [records.framed(Event(file_version="brain.Event:2").SerializeToString())]
+        # The second record has a TensorBoard that is running forget what it read of the run in older files.
+        start = SessionLog(status=SessionLog.START)
+        self.parts = [
+            records.framed(event.SerializeToString())
+            for event in (Event(file_version="brain.Event:2"), Event(session_log=start))
+        ]
         self.points: list[records.Point] = []
 
     def scalar(self, tag: str, value: float, step: int, wall_time: float) -> None:
         """One point of one curve."""
         self.points.append((tag, value, step, wall_time))
+
+    def layout(self, started: float) -> None:
+        """What the Custom Scalars tab opens with. Every mean carries the same."""
+        self._add(_layout(), 0, started)
 
     def _add(self, summary: Any, step: int, wall_time: float) -> None:
         from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
@@ -122,12 +138,16 @@ class EventFile(EventWriter):
         self.parts.append(records.scalars(self.points))
         self.points = []
 
-    def save(self, mark: str) -> None:
-        """Put the file in the place of the older ones. Its name ends with `mark` and its size."""
+    def save(self, mark: str, *, watched: bool) -> None:
+        """Put the file in the place of the older ones. Its name ends with `mark` and its size.
+
+        With `watched` the last of the older ones stays until the next time: where TensorBoard has no fast loader, one that is
+        running goes on from a file to the next, but not from a file that is gone.
+        """
         self._lay_down_points()
         content = b"".join(self.parts)
         scratch = self.folder / f".events.{os.getpid()}.tmp"  # a name that TensorBoard does not read
-        older = list(self.folder.glob(FILES))
+        older = sorted(self.folder.glob(FILES))
         scratch.unlink(missing_ok=True)  # what stands there may be a link to somewhere else
         try:
             with scratch.open("xb") as stream:
@@ -135,8 +155,8 @@ class EventFile(EventWriter):
         except BaseException:  # as on a full disk: what is there stays as it was
             scratch.unlink(missing_ok=True)
             raise
-        for old in older:
-            old.unlink()
+        for old in older[: -1 if watched else None]:
+            old.unlink(missing_ok=True)  # another process may be doing the same
         # TensorBoard reads the files of a folder by name: the time in front lets a running one find what is new.
         scratch.replace(self.folder / f"events.out.tfevents.{time.time():020.9f}.{mark}.{len(content)}")
 
@@ -157,6 +177,32 @@ def _experiment() -> Any:
     return summary_v2._summary_pb(metadata.EXPERIMENT_TAG, data)
 
 
+@lru_cache(maxsize=1)
+def _layout() -> Any:
+    """Two charts of the Custom Scalars tab, in which every mean has a line with its band.
+
+    Each has a heading of its own: charts below one are not shown in the order in which they are given.
+    """
+    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboard.compat.proto.tensor_pb2 import TensorProto  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboard.compat.proto.types_pb2 import DT_STRING  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboard.plugins.custom_scalar import layout_pb2, metadata
+
+    layout = layout_pb2.Layout()  # pyright: ignore[reportAttributeAccessIssue]
+    for tag, (heading, title) in CHARTS.items():
+        value, lower, upper = band_tags(tag)
+        chart = layout.category.add(title=heading).chart.add(title=title)
+        chart.margin.series.add(value=value, lower=lower, upper=upper)
+    tensor = TensorProto(dtype=DT_STRING, string_val=[layout.SerializeToString()])
+    tag, about = metadata.CONFIG_SUMMARY_TAG, metadata.create_summary_metadata()
+    return Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=tensor)])
+
+
+def band_tags(tag: str) -> tuple[str, str, str]:
+    """The tags of a mean and the ends of its interval."""
+    return f"{BANDS[tag]}_mean", f"{BANDS[tag]}_lo", f"{BANDS[tag]}_hi"
+
+
 def rebuild(
     folder: Path,
     lines: Callable[[], Iterable[dict[str, Any]]],
@@ -168,31 +214,78 @@ def rebuild(
     deltas: dict[int, float],
     ok: bool,
     times: tuple[float, float],
+    watched: bool = False,
 ) -> bool:
     """Replace a run's event file by one made from its lines, its results and its deltas to the baseline by step.
 
-    A file that was made from just these is left as it is, and `lines` is not called; returns whether one was made.
+    A file that was made from just these is left as it is, and `lines` is not called; returns whether one was made. `watched`
+    while the study goes on: then the file before stays too.
     """
-    about = [FORMAT, lines_digest, {k: hparams[k] for k in HPARAMS}, session, results, list(deltas.items()), ok, times]
-    mark = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
-    if _is_made(folder, mark):
+    about = [lines_digest, {k: hparams[k] for k in HPARAMS}, session, results, list(deltas.items()), ok, times]
+
+    def fill(file: EventFile) -> None:
+        file.hparams(hparams, session, times[0])
+        last = 0
+        for line in lines():
+            file.line(line)
+            last = line["step"]
+            if line.get(LOSS) is not None and last in deltas:
+                file.scalar(DELTA, deltas[last], last, line.get("wall_time", 0.0))
+        for tag, value in results.items():
+            file.scalar(tag, value, last, times[1])
+        file.end(ok, times[1])
+
+    return _make(folder, about, fill, watched)
+
+
+def rebuild_mean(
+    folder: Path,
+    points: Callable[[], list[records.Point]],
+    *,
+    digests: list[Any],
+    hparams: dict[str, Any],
+    session: str,
+    results: dict[str, float],
+    ok: bool | None,
+    times: tuple[float, float],
+    watched: bool = False,
+) -> bool:
+    """Replace the event file of an arm's mean over seeds by one of these points, results and row in the hparams table.
+
+    `digests` tells all that the points are made from. `ok` is None while a seed runs. Otherwise as `rebuild`.
+    """
+    about = ["mean", digests, {k: hparams[k] for k in HPARAMS}, session, results, ok, times]
+
+    def fill(file: EventFile) -> None:
+        file.hparams(hparams, session, times[0])
+        file.layout(times[0])
+        file.points += points()
+        last = max((step for tag, _, step, _ in file.points if tag == LOSS), default=0)
+        for tag, value in results.items():
+            file.scalar(tag, value, last, times[1])
+        if ok is not None:
+            file.end(ok, times[1])
+
+    return _make(folder, about, fill, watched)
+
+
+def _make(folder: Path, about: list[Any], fill: Callable[[EventFile], None], watched: bool) -> bool:
+    """Have a folder's event file be the one that `about` tells; returns whether it had to be filled anew."""
+    mark = hashlib.sha256(json.dumps([FORMAT, *about]).encode()).hexdigest()[:16]
+    if _is_made(folder, mark, watched):
         return False
-    writer = EventFile(folder)
-    writer.hparams(hparams, session, times[0])
-    last = 0
-    for line in lines():
-        writer.line(line)
-        last = line["step"]
-        if line.get("loss/val") is not None and last in deltas:
-            writer.scalar(DELTA, deltas[last], last, line.get("wall_time", 0.0))
-    for tag, value in results.items():
-        writer.scalar(tag, value, last, times[1])
-    writer.end(ok, times[1])
-    writer.save(mark)
+    folder.mkdir(exist_ok=True)
+    file = EventFile(folder)
+    fill(file)
+    file.save(mark, watched=watched)
     return True
 
 
-def _is_made(folder: Path, mark: str) -> bool:
-    """Whether the one event file of a folder bears this mark, and is as long as it was when it was written."""
-    found = list(folder.glob(FILES))
-    return len(found) == 1 and found[0].name.endswith(f".{mark}.{found[0].stat().st_size}")
+def _is_made(folder: Path, mark: str, watched: bool) -> bool:
+    """Whether the last event file of a folder bears this mark, and is as long as it was when it was written.
+
+    It is to be the only one, unless the folder is being watched.
+    """
+    found = sorted(folder.glob(FILES))
+    alone = len(found) == 1 or (watched and len(found) > 1)
+    return alone and found[-1].name.endswith(f".{mark}.{found[-1].stat().st_size}")

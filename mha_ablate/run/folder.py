@@ -16,7 +16,18 @@ from typing import Any
 from mha_ablate.errors import RequestError
 from mha_ablate.run.shape import FINISHED as FINISHED
 from mha_ablate.run.shape import STATES as STATES
-from mha_ablate.run.shape import costs_of, line_is_sound, parsed, plan_of, read_text, run_of
+from mha_ablate.run.shape import (
+    costs_of,
+    floor_of,
+    jobs_of,
+    line_is_sound,
+    parsed,
+    parts_of,
+    plan_of,
+    read_text,
+    run_of,
+    sweep_of,
+)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
@@ -66,8 +77,10 @@ def read_json(path: Path) -> Any:
 
 
 def this_process() -> dict[str, Any]:
-    """Who is writing: host and process."""
-    return {"host": socket.gethostname(), "pid": os.getpid()}
+    """Who is writing: host, process, and the Slurm job (`12`, or `12_3` of an array) where there is one."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+    return {"host": socket.gethostname(), "pid": os.getpid(), **({"slurm_job": job} if job else {})}
 
 
 @dataclass(frozen=True)
@@ -111,6 +124,11 @@ class RunFolder:
         """A learnt tokenizer, as the `tokenizers` library writes it."""
         return self.path / "checkpoint" / "tokenizer.json"
 
+    @property
+    def mean_dir(self) -> Path:
+        """TensorBoard's mean over this run and the seeds beside it. It is no run, and holds no run.json."""
+        return self.path.parent / "mean"
+
     def read(self) -> dict[str, Any]:
         """run.json, or an empty dict where there is none that can be read and believed."""
         try:
@@ -126,6 +144,11 @@ class RunFolder:
                 raise RequestError(
                     f"{place} is a link, and a run is written nowhere but in its own folder: remove the link, or give name=NEW_NAME"
                 )
+        folders = [file for file in self._files if file.is_dir()]
+        if folders or self.state_file.parent.is_file():
+            raise RequestError(
+                f"{(folders or [self.state_file.parent])[0]} is not what a run keeps there: remove it, or give name=NEW_NAME"
+            )
 
     @property
     def _files(self) -> tuple[Path, ...]:
@@ -216,14 +239,21 @@ class StudyFolder:
         return self.path / "cost.json"
 
     @property
+    def floor_file(self) -> Path:
+        """How much copies of an arm differ, where the study has such arms."""
+        return self.path / "floor.json"
+
+    @property
     def report_dir(self) -> Path:
         """Where the report goes."""
         return self.path / "report"
 
     def clear_scratch(self) -> None:
         """Remove files that a killed process had begun."""
-        for file in (*self.path.glob(".*.tmp"), *self.report_dir.glob(".*.tmp")):
-            file.unlink(missing_ok=True)
+        means = [f for f in self.path.glob("*/mean") if not (f.is_symlink() or f.parent.is_symlink())]
+        for place in (self.path, self.report_dir, *means):
+            for file in place.glob(".*.tmp"):
+                file.unlink(missing_ok=True)
 
     def plan(self) -> dict[str, Any] | None:
         """plan.json, or None where there is none that can be read and believed."""
@@ -238,6 +268,52 @@ class StudyFolder:
             return costs_of(parsed(read_text(self.cost_file)))
         except (OSError, ValueError):
             return {"arms": {}, "costs": {}}
+
+    @property
+    def parts_file(self) -> Path:
+        """Points and tuning of a study of several parts, which lie below it."""
+        return self.path / "parts.json"
+
+    def parts(self) -> dict[str, Any] | None:
+        """parts.json, or None where there is none that can be read and believed."""
+        try:
+            return parts_of(parsed(read_text(self.parts_file)))
+        except (OSError, ValueError):
+            return None
+
+    @property
+    def sweep_file(self) -> Path:
+        """The request of a sweep, and the hash of every cell of it."""
+        return self.path / "sweep.json"
+
+    def sweep(self) -> dict[str, Any] | None:
+        """sweep.json, or None where there is none that can be read and believed."""
+        try:
+            return sweep_of(parsed(read_text(self.sweep_file)))
+        except (OSError, ValueError):
+            return None
+
+    @property
+    def jobs_file(self) -> Path:
+        """Which Slurm job was to train which cell."""
+        return self.path / "jobs.json"
+
+    def jobs(self) -> dict[str, str]:
+        """jobs.json, `{ARM/seed=N: job}`; empty where there is none that can be read and believed."""
+        try:
+            return jobs_of(parsed(read_text(self.jobs_file)))
+        except (OSError, ValueError):
+            return {}
+
+    def floors(self) -> list[dict[str, Any]]:
+        """What the floor.json of this study and of those beside it say, as far as they can be read and believed."""
+        found = []
+        for file in sorted(self.path.absolute().parent.glob("*/floor.json")):
+            try:
+                found.append(floor_of(parsed(read_text(file))))
+            except (OSError, ValueError):
+                continue
+        return found
 
     def run(self, arm: str, seed: int) -> RunFolder:
         """The run of an arm at a seed."""

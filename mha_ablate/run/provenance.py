@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +31,29 @@ def git_state() -> dict[str, Any] | None:
         return None
 
 
+def packages_of(module: str) -> list[str]:
+    """The installed packages that a module comes from; none for this one."""
+    top = module.partition(".")[0]
+    if top == __name__.partition(".")[0]:
+        return []
+    return sorted(set(packages_distributions().get(top, [])))
+
+
 def provenance(
-    *, device: str, device_name: str, precision: str, threads: int, allocator: str | None, stacked: int = 1
+    *,
+    device: str,
+    device_name: str,
+    precision: str,
+    threads: int,
+    allocator: str | None,
+    stacked: int = 1,
+    code_of: str = __name__,
 ) -> dict[str, Any]:
     """What a sceptic asks first: code, versions, machine, threads, precision, who serves malloc (None: the C library), and how
-    many runs were trained side by side.
+    many runs were trained side by side. `code_of` is a module whose package has a version too, where it is not this one.
     """
     versions = {}
-    for package in PACKAGES:
+    for package in (*PACKAGES, *packages_of(code_of)):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

@@ -18,6 +18,7 @@ DEEPEST = 16
 MOST_VALUES = 200_000  # in one file: aliases of YAML can stand for more than memory holds
 TEXT_KEYS = ("name", "tokenizer", "split", "sha256")
 NUMBERS_OF_CONFIG = (("optim", "lr"), ("optim", "warmup_steps"), ("trainer", "steps"), ("trainer", "batch_size"))
+GROUPS = ("model", "attention", "tokenizer", "data", "optim", "trainer")  # of config.yaml, that a report shows
 # What moves a terminal's cursor, turns text round, or may stand in no XML and no UTF-8.
 UNSEEMLY = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 CELL = re.compile(r".+/seed=[0-9]{1,10}", flags=re.DOTALL)
@@ -29,6 +30,25 @@ def read_text(path: Path) -> str:
     if not path.is_file():
         raise FileNotFoundError(2, "no regular file", str(path))
     return path.read_text(encoding="utf-8")
+
+
+def parsed_yaml(text: str) -> Any:
+    """YAML as plain values. Raises ValueError also for what this package never writes and what could take all time or end the
+    process: deep nesting, on which the loader in C dies, and aliases, which merge keys multiply without end.
+    """
+    import yaml
+
+    # The loader in C where PyYAML was built with it: ten times faster, and there is a file for each run.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = 0
+    try:
+        for event in yaml.parse(text, Loader=loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST or isinstance(event, yaml.AliasEvent):
+                raise ValueError("nested too deeply, or with aliases")
+        return yaml.load(text, Loader=loader)
+    except (TypeError, RecursionError, yaml.YAMLError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def parsed(text: str) -> Any:
@@ -122,10 +142,55 @@ def plan_of(value: Any) -> dict[str, Any]:
     _require(plan, all(map(_is_word, words)), "study, baseline or hash is no text")
     _require(plan, is_number(plan.get("margin", 1)) and plan.get("margin", 1) > 0, "margin is not above 0")
     _require(plan, _is_list_of(plan.get("earlier", []), str), "earlier is no list of hashes")
+    for key in ("waterfall", "copies"):
+        pairs = _dict_of(plan.get(key, {}), key).values()
+        _require(plan, all(_is_list_of(pair, str) and len(pair) == 2 for pair in pairs), f"{key} are no pairs of arms")
+    _require(plan, _is_list_of(plan.get("request", []), str), "request is no list of words")
+    _require_power(_dict_of(plan.get("power") or {}, "power"))
     seeds, cells = plan.get("seeds", []), plan.get("cells", {})
     _require(plan, type(seeds) is list and all(map(is_natural, seeds)), "seeds are no whole numbers")
     _require(plan, _is_dict_of(cells, str) and all(map(CELL.fullmatch, cells)), "cells are not ARM/seed=N")
     return plan
+
+
+def parts_of(value: Any) -> dict[str, Any]:
+    """parts.json as it is believed. Raises ValueError where it is none that this package wrote."""
+    parts = _dict_of(plain(value), "it")
+    _require(parts, _is_word(parts.get("study")), "study is no text")
+    points = _dict_of(parts.get("points"), "points")
+    return _require(parts, all(_is_list_of(words, str) for words in points.values()), "points are no lists of words")
+
+
+def sweep_of(value: Any) -> dict[str, Any]:
+    """sweep.json as it is believed. Raises ValueError where it is none that this package wrote."""
+    sweep = _dict_of(plain(value), "it")
+    _require(sweep, _is_list_of(sweep.get("request"), str), "request is no list of words")
+    _require(sweep, _is_list_of(sweep.get("swept", []), str), "swept is no list of keys")
+    _require(sweep, sweep.get("config_dir") is None or _is_word(sweep["config_dir"]), "config_dir is no folder")
+    cells = sweep.get("cells", {})
+    return _require(sweep, _is_dict_of(cells, str) and all(map(CELL.fullmatch, cells)), "cells are not ARM/seed=N")
+
+
+def jobs_of(value: Any) -> dict[str, str]:
+    """jobs.json as it is believed. Raises ValueError where it is none that this package wrote."""
+    jobs = _dict_of(plain(value), "it")
+    return _require(jobs, _is_dict_of(jobs, str) and all(map(CELL.fullmatch, jobs)), "it is no {ARM/seed=N: job}")
+
+
+def _require_power(power: dict[str, Any]) -> None:
+    """Of a plan made ahead: what it was to find, and by which contrasts."""
+    if power:
+        good = all(is_number(power.get(key)) and power[key] > 0 for key in ("effect", "power", "alpha"))
+        _require(power, good and power["power"] < 1 and power["alpha"] < 1, "power is no reckoning")
+        _require(power, _is_dict_of(power.get("contrasts"), dict), "power has no contrasts")
+
+
+def floor_of(value: Any) -> dict[str, Any]:
+    """floor.json as it is believed. Raises ValueError where it is none that this package wrote."""
+    floor = _dict_of(plain(value), "it")
+    _require(floor, _is_word(floor.get("study")) and _is_word(floor.get("setting")), "study or setting is no text")
+    good = is_number(floor.get("sd")) and floor["sd"] >= 0 and is_natural(floor.get("seeds")) and floor["seeds"] > 1
+    return _require(floor, good, "sd or seeds is no number")
 
 
 def costs_of(value: Any) -> dict[str, Any]:
@@ -146,7 +211,8 @@ def config_of(value: Any) -> dict[str, Any]:
     for group, key in NUMBERS_OF_CONFIG:
         found = _dict_of(config.get(group) or {}, group).get(key, 0)
         _require(config, is_number(found), f"{group}.{key} is no number")
-    _dict_of(config.get("model") or {}, "model")
+    for group in GROUPS:
+        _dict_of(config.get(group) or {}, group)
     return config
 
 

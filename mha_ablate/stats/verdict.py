@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mha_ablate.stats.paired import Paired, holm
+from mha_ablate.stats.paired import Paired
+from mha_ablate.stats.sample import holm
 
 ALPHA = 0.05
 ENOUGH_SEEDS = 8  # below this a verdict is a look, not a result
@@ -25,10 +26,15 @@ def decide(contrasts: dict[str, Paired], *, margin: float, incomplete: dict[str,
 
     *equivalent* if the 90% t interval lies within +- margin (two one-sided tests at 5%); else *costs* or *helps* if
     the Holm-adjusted p of the paired t test over all contrasts is under 0.05; else *undecided*. An arm named in `incomplete`
-    (its reason: diverged or missing seeds) stays undecided: what is left of it is no fair sample.
+    (its reason: diverged or missing seeds) stays undecided: what is left of it is no fair sample. One that has no p yet counts
+    among the contrasts all the same: else a study that is looked at half-way would ask less of those that came first.
     """
-    adjusted = holm({arm: c.p_t for arm, c in contrasts.items() if c.p_t is not None})
-    return {arm: _decide_one(c, adjusted.get(arm), margin, incomplete.get(arm)) for arm, c in contrasts.items()}
+    known = {arm: c.p_t for arm, c in contrasts.items() if c.p_t is not None}
+    adjusted = holm(dict.fromkeys([*contrasts, *incomplete], 1.0) | known)
+    return {
+        arm: _decide_one(c, adjusted[arm] if arm in known else None, margin, incomplete.get(arm))
+        for arm, c in contrasts.items()
+    }
 
 
 def _decide_one(c: Paired, p_holm: float | None, margin: float, incomplete: str | None) -> Verdict:
@@ -41,9 +47,11 @@ def _decide_one(c: Paired, p_holm: float | None, margin: float, incomplete: str 
         return Verdict("equivalent", f"the 90% interval lies within ±{margin:g} nats", p_holm, look)
     if p_holm < ALPHA:
         return Verdict("costs" if c.mean > 0 else "helps", f"Holm-adjusted p = {p_holm:.2g}", p_holm, look)
+    assert c.mde is not None
     return Verdict(
         "undecided",
-        f"Holm-adjusted p = {p_holm:.2g}, and the 90% interval is not within ±{margin:g} nats",
+        f"{c.n} seeds can detect {c.mde:.2g} nats at best; Holm-adjusted p = {p_holm:.2g}, and the 90% interval is not within "
+        f"±{margin:g} nats",
         p_holm,
         look,
     )

@@ -22,9 +22,9 @@ from mha_ablate.run.lock import locked
 from mha_ablate.run.provenance import provenance
 from mha_ablate.run.record import Record
 from mha_ablate.run.shape import config_of as yaml_config_of
-from mha_ablate.run.shape import read_text
+from mha_ablate.run.shape import parsed_yaml, read_text
 from mha_ablate.run.state import State, find_state
-from mha_ablate.study.keeping import RunKeeper, resume
+from mha_ablate.study.keeping import RunKeeper, Unusable, resume
 from mha_ablate.training.allocator import loaded
 from mha_ablate.training.compiled import forget
 from mha_ablate.training.evaluate import validation_losses
@@ -83,6 +83,11 @@ class Cell:
 
     def _refuse_unless(self, run: RunFolder, key: str, wanted: str) -> None:
         found = run.read()
+        if not found and run.run_file.is_file() and run.last_file.is_file() and self._differing(run) != []:
+            raise RequestError(
+                f"{run.path} holds weights of another run, and its run.json cannot be believed: give this one a folder of its own "
+                "with name=NEW_NAME, or remove the old one"
+            )
         if found and found.get(key) != wanted:
             raise RequestError(
                 f"{run.path} holds another run ({self._difference(run)}): give this one a folder of its own with "
@@ -106,17 +111,21 @@ class Cell:
 
     def _difference(self, run: RunFolder) -> str:
         """Up to three settings in which a run differs from this cell."""
-        import yaml
-
-        try:
-            there = flat(yaml_config_of(yaml.safe_load(read_text(run.config_file))))
-        except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError):
+        differing = self._differing(run)
+        if differing is None:
             return "its config.yaml cannot be read"
+        return ", ".join(differing[:3]) or "its text is another one, and it goes on once that is back"
+
+    def _differing(self, run: RunFolder) -> list[str] | None:
+        """The settings that decide a result in which a run's config.yaml differs from this cell; None where it cannot be read."""
+        try:
+            there = flat(yaml_config_of(parsed_yaml(read_text(run.config_file))))
+        except (OSError, ValueError):
+            return None
         here = flat(asdict(self.config))
         same_for_the_result = ("study", "outputs", "name", "data.", "seed", "match")
         keys = [k for k in here if k in there and here[k] != there[k] and not k.startswith(same_for_the_result)]
-        shown = ", ".join(f"{k} is {there[k]} there, {here[k]} here" for k in keys[:3])
-        return shown or "its text is another one, and it goes on once that is back"
+        return [f"{k} is {there[k]} there, {here[k]} here" for k in keys]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a worker process."""
@@ -138,7 +147,8 @@ def run_cells(cells: Sequence[Cell], on_line: OnCellLine, *, count_memory: bool 
     """Train cells that differ in their seeds alone, side by side, and leave a complete run folder each; returns their run.json.
 
     Cells that were interrupted go on where their states were saved, if all of them were at one step; otherwise from the start.
-    An exception is recorded as `failed` in every cell that was not finished by then, if that can be written, then raised.
+    Cells that have all been finished meanwhile are left as they are. An exception is recorded as `failed` in every cell that was
+    not finished by then, if that can be written, then raised.
     `on_line(cell, line)` receives every line of a cell's metrics.jsonl and, when training begins, one that says so: the step it
     begins after and `val_tokens`. With `count_memory` the costs of a run have the peak memory of a step; a study counts it once
     an arm.
@@ -146,10 +156,17 @@ def run_cells(cells: Sequence[Cell], on_line: OnCellLine, *, count_memory: bool 
     with ExitStack() as locks:
         for cell in cells:
             locks.enter_context(locked(cell.folder.path))
+        ended = [found for cell in cells if (found := cell.finished())]
+        if len(ended) == len(cells):  # by another process, between the plan and the lock
+            return ended
         states = _states(cells)
         runs = [_begun(cell, state, why) for cell, (state, why) in zip(cells, states, strict=True)]
         try:
-            _train_into(cells, runs, [state for state, _ in states if state], on_line, count_memory)
+            try:
+                _train_into(cells, runs, [state for state, _ in states if state], on_line, count_memory)
+            except Unusable as error:
+                runs = [_begun(cell, None, str(error)) for cell in cells]
+                _train_into(cells, runs, [], on_line, count_memory)
         except Exception as error:
             for cell, run in zip(cells, runs, strict=True):
                 if run["state"] == "running":
@@ -204,6 +221,8 @@ def _train_into(
     models = [build.model_of(cell.config, corpus.vocab_size, hardware.device) for cell in cells]
     take_step = build.training_of([cell.config for cell in cells], models, corpus, hardware)
     start = resume(take_step, states)
+    if start.step > config.trainer.steps:
+        raise Unusable(f"its state is of step {start.step} of {config.trainer.steps}")
     sample = len(corpus.val) / sample_stride(corpus.val, config.model.context)
     with ExitStack() as open_records:
         records = [open_records.enter_context(closing(_record(cell, corpus, cost, take_step.tokens))) for cell in cells]
@@ -228,6 +247,8 @@ def _train_into(
             start=start,
             keeper=keeper,
         )
+        for record in records:  # a power cut must not leave a finished run without its last lines
+            record.sync()
     take_step.optimizer.release()
     ended = time.time()
     if count_memory:  # at the end: torch takes a second to get ready for it
@@ -242,7 +263,11 @@ def _introduce(
 ) -> None:
     """Write down what is known when training begins: text, counted costs, where it happens."""
     came_from = provenance(
-        **asdict(hardware), device_name=name_of(hardware.device), stacked=len(cells), allocator=loaded()
+        **asdict(hardware),
+        device_name=name_of(hardware.device),
+        stacked=len(cells),
+        allocator=loaded(),
+        code_of=cells[0].config.fc_out["_target_"],
     )
     for cell, run in zip(cells, runs, strict=True):
         if "resumed" in run:

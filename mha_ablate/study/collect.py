@@ -7,10 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mha_ablate.config.flat import flat
 from mha_ablate.data.corpus import IDENTITY
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import RunFolder, StudyFolder
-from mha_ablate.run.shape import config_of, read_text
+from mha_ablate.run.shape import config_of, parsed_yaml, read_text
+
+SWEPT = ("fc_out", "attention", "model", "optim", "trainer", "tokenizer")  # groups whose settings tell arms apart
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,10 @@ class Study:
         """The runs of an arm by seed."""
         return sorted((r for r in self.runs if r.arm == arm), key=lambda r: r.seed)
 
+    def arm_hash(self, arm: str) -> str:
+        """The configuration that the runs of an arm share, seeds aside; empty where it has none."""
+        return next((run.about["arm_hash"] for run in self.of(arm)), "")
+
 
 def collect(path: Path) -> Study:
     """Read every run below a folder. Raises RequestError where there is none, or where runs cannot be compared."""
@@ -77,11 +84,11 @@ def collect(path: Path) -> Study:
     left_out += [folder.plan_file] if plan is None and folder.plan_file.exists() else []
     if not found:
         raise RequestError(f"{path} holds no run: give a folder that `mha-ablate compare` or `train` wrote")
-    labels = _labels(found, path)
     configs: dict[str, dict[str, Any]] = {}
     for f, about in found:
         if not configs.get(about["arm_hash"]):
             configs[about["arm_hash"]] = _config(f)
+    labels = _labels(found, configs, path)
     runs = [
         Run(labels[f.path], about["seed"], f, about, _evaluations(f), configs[about["arm_hash"]]) for f, about in found
     ]
@@ -102,36 +109,43 @@ def _evaluations(folder: RunFolder) -> list[dict[str, Any]]:
 
 def _config(folder: RunFolder) -> dict[str, Any]:
     """The run's config.yaml; empty where it cannot be read."""
-    import yaml
-
     try:
-        return config_of(yaml.load(read_text(folder.config_file), Loader=_yaml_loader()))
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError):
+        return config_of(parsed_yaml(read_text(folder.config_file)))
+    except (OSError, ValueError):
         return {}
 
 
-def _yaml_loader() -> Any:
-    """The safe loader, in C where PyYAML was built with it: ten times faster, and there is a file for each run."""
-    import yaml
+def _labels(
+    found: list[tuple[RunFolder, dict[str, Any]]], configs: dict[str, dict[str, Any]], root: Path
+) -> dict[Path, str]:
+    """A label per run: its arm's name; where runs of one name differ in more than the seed, what they differ in.
 
-    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-def _labels(found: list[tuple[RunFolder, dict[str, Any]]], root: Path) -> dict[Path, str]:
-    """A label per run: its arm's name; where runs of one name differ in more than the seed, the hash tells them apart.
-
-    Where two runs share even the seed (studies side by side), the folder's path is the label.
+    So the runs of any sweep are arms by whatever was swept: `none n_heads=4`. Where their files do not say what differs, the hash
+    tells them apart; where two runs share even the seed (studies side by side), the folder's path is the label.
     """
-    hashes: dict[str, set[str]] = {}
+    hashes: dict[str, list[str]] = {}
     for _, about in found:
-        hashes.setdefault(about["arm"], set()).add(about["arm_hash"])
-    labels = {
-        f.path: about["arm"] if len(hashes[about["arm"]]) == 1 else f"{about['arm']} {about['arm_hash'][:6]}"
-        for f, about in found
-    }
+        of_name = hashes.setdefault(about["arm"], [])
+        if about["arm_hash"] not in of_name:
+            of_name.append(about["arm_hash"])
+    names = {h: name for arm, of_arm in hashes.items() for h, name in _told_apart(arm, of_arm, configs).items()}
+    labels = {f.path: names[about["arm_hash"]] for f, about in found}
     if len({(labels[f.path], about["seed"]) for f, about in found}) < len(found):
         labels = {f.path: f.path.parent.relative_to(root).as_posix() for f, about in found}
     return labels
+
+
+def _told_apart(arm: str, hashes: list[str], configs: dict[str, dict[str, Any]]) -> dict[str, str]:
+    """A label for each configuration of one name: up to three settings in which they differ, or the hash."""
+    if len(hashes) == 1:
+        return {hashes[0]: arm}
+    settings = {h: {k: v for g in SWEPT for k, v in flat(configs[h].get(g) or {}, f"{g}.").items()} for h in hashes}
+    keys = list(dict.fromkeys(key for known in settings.values() for key in known))
+    differing = [key for key in keys if len({str(known.get(key)) for known in settings.values()}) > 1][:3]
+    words = {h: [f"{key.rpartition('.')[2]}={known.get(key)}" for key in differing] for h, known in settings.items()}
+    if len({tuple(told) for told in words.values()}) == len(hashes):
+        return {h: " ".join([arm, *told]) for h, told in words.items()}
+    return {h: f"{arm} {h[:6]}" for h in hashes}
 
 
 def _check_comparable(runs: list[Run], path: Path) -> None:

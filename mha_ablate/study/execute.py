@@ -20,6 +20,8 @@ from mha_ablate.study.progress import Progress, key_of
 from mha_ablate.study.timing import turns
 from mha_ablate.training.hardware import cpu_count
 
+# Step times by arm, of configurations (plain) and a text's reference.
+Times = Callable[[dict[str, dict[str, Any]], dict[str, Any]], dict[str, Any]]
 MOST_LANES = 16  # cells side by side; more have not been tried
 
 
@@ -34,9 +36,9 @@ class Pool:
         self.inbox: queue.Queue[tuple[Worker, dict[str, Any]]] = queue.Queue()
         self.workers: list[Worker] = []
 
-    def start(self) -> None:
-        """Bring the number of workers up to size."""
-        while len(self.workers) < self.size:
+    def start(self, wanted: int | None = None) -> None:
+        """Bring the number of workers up to `wanted`, or to size."""
+        while len(self.workers) < min(self.size, wanted or self.size):
             self.workers.append(Worker(self.inbox))
 
     def keep_one(self) -> Worker:
@@ -44,8 +46,7 @@ class Pool:
         for worker in self.workers[1:]:
             worker.stop()
         del self.workers[1:]
-        self.size = 1
-        self.start()
+        self.start(1)
         return self.workers[0]
 
     def stop(self) -> None:
@@ -103,34 +104,38 @@ def lanes_of(plan: Plan, workers: int) -> dict[str, int]:
     return dict.fromkeys(plan.arms, 1) | fit
 
 
-def run_cells(plan: Plan, pool: Pool, observer: Observer) -> Progress:
+def run_cells(plan: Plan, pool: Pool, observer: Observer, *, timed: bool = True) -> Progress:
     """Run every cell that is not done yet; a cell that fails takes no other with it but those it is stacked with.
 
     Returns the final state.
     """
     done = {key_of(cell): run["result"]["val_loss"] for cell in plan.cells if (run := cell.finished())}
-    progress = Progress(plan.cells, done, to_be_timed=not costs_are_known(plan))
+    progress = Progress(plan.cells, done, to_be_timed=timed and not costs_are_known(plan))
     lanes = lanes_of(plan, pool.size) if pool.lanes is None else dict.fromkeys(plan.arms, pool.lanes)
     waiting = groups(progress.todo, lambda cell: lanes[cell.arm])
     if waiting:
-        pool.size = min(pool.size, len(waiting))
-        progress.workers = pool.size * len(waiting[0])
-        pool.start()
+        progress.workers = min(pool.size, len(waiting)) * len(waiting[0])
+        pool.start(len(waiting))
     observer.training(progress)
     while len(progress.finished) < len(progress.todo):
+        for worker in pool.workers:
+            if waiting and worker.ready and not worker.cells:
+                _hand_out(waiting.pop(0), worker, progress)
         try:
             worker, message = pool.inbox.get(timeout=0.2)
         except queue.Empty:
-            observer.training(progress)
-            continue
-        _take_in(worker, message, pool, progress)
-        if not worker.cells and worker.ready and waiting:
-            group = waiting.pop(0)
-            for cell in group:
-                progress.begin(cell, time.monotonic())
-            worker.give(group)
+            pass
+        else:
+            if worker in pool.workers:  # and no last words of one that was stopped
+                _take_in(worker, message, pool, progress)
         observer.training(progress)
     return progress
+
+
+def _hand_out(group: list[Cell], worker: Worker, progress: Progress) -> None:
+    for cell in group:
+        progress.begin(cell, time.monotonic())
+    worker.give(group)
 
 
 def _take_in(worker: Worker, message: dict[str, Any], pool: Pool, progress: Progress) -> None:
@@ -162,15 +167,15 @@ def _replace(worker: Worker, pool: Pool, progress: Progress) -> None:
             continue
         cell.folder.note_failure({**cell.head(), **cell.folder.read()}, reason)
         progress.end(cell, "failed", time.monotonic(), error=reason)
-    pool.start()
+    pool.start(len(pool.workers) + 1)
 
 
-def time_arms(plan: Plan, pool: Pool, observer: Observer) -> str | None:
-    """Measure the costs of the plan's arms unless they are known; returns why that failed, if it did."""
+def time_arms(plan: Plan, observer: Observer, times: Times) -> str | None:
+    """Measure the costs of the plan's arms unless they are known, by `times`; returns why that failed, if it did."""
     if costs_are_known(plan):
         return None
     try:
-        measure_costs(plan, pool, observer)
+        measure_costs(plan, observer, times)
     except RunFailed as error:
         return str(error)
     return None
@@ -185,28 +190,33 @@ def _arm_hashes(plan: Plan) -> dict[str, str]:
     return {cell.arm: cell.arm_hash for cell in plan.cells}
 
 
-def measure_costs(plan: Plan, pool: Pool, observer: Observer) -> dict[str, Any]:
-    """Costs of every arm: counted, and timed by one worker with nothing beside it. Written to cost.json."""
+def measure_costs(plan: Plan, observer: Observer, times: Times) -> dict[str, Any]:
+    """Costs of every arm: counted, and timed with nothing beside it. Written to cost.json."""
     observer.timing(0, turns(len(plan.arms)))
     costs = {arm: build.counted_cost(config, plan.corpus.vocab_size) for arm, config in plan.arms.items()}
-    worker = pool.keep_one()
-    configs = {arm: asdict(config) for arm, config in plan.arms.items()}
-    worker.ask({"kind": "time", "configs": configs, "text": plan.corpus.reference})
-    while True:
-        sender, message = pool.inbox.get()
-        if sender is not worker:  # the last words of those that were stopped
-            continue
-        if message["kind"] == "gone":
-            raise RunFailed(f"step times could not be measured: {worker.how_it_ended()}")
-        if message["kind"] == "untimed":
-            raise RunFailed(f"step times could not be measured: {message['error']}")
-        if message["kind"] == "turn":
-            observer.timing(message["done"], message["total"])
-        if message["kind"] == "times":
-            break
-    result = {
-        "arms": _arm_hashes(plan),
-        "costs": {arm: {**costs[arm], **message["times"][arm]} for arm in costs},
-    }
+    timed = times({arm: asdict(config) for arm, config in plan.arms.items()}, plan.corpus.reference)
+    result = {"arms": _arm_hashes(plan), "costs": {arm: {**costs[arm], **timed[arm]} for arm in costs}}
     write_json(plan.folder.cost_file, result)
     return result
+
+
+def times_by_worker(pool: Pool, observer: Observer) -> Times:
+    """What measures the step times of configurations by one worker of the pool, alone."""
+
+    def times(configs: dict[str, dict[str, Any]], text: dict[str, Any]) -> dict[str, Any]:
+        worker = pool.keep_one()
+        worker.ask({"kind": "time", "configs": configs, "text": text})
+        while True:
+            sender, message = pool.inbox.get()
+            if sender is not worker:  # the last words of those that were stopped
+                continue
+            if message["kind"] == "gone":
+                raise RunFailed(f"step times could not be measured: {worker.how_it_ended()}")
+            if message["kind"] == "untimed":
+                raise RunFailed(f"step times could not be measured: {message['error']}")
+            if message["kind"] == "turn":
+                observer.timing(message["done"], message["total"])
+            if message["kind"] == "times":
+                return message["times"]
+
+    return times

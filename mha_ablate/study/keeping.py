@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mha_ablate.data.corpus import Corpus
+from mha_ablate.errors import in_a_line
 from mha_ablate.run.checkpoint import save_tokenizer, save_weights
 from mha_ablate.run.record import Record
 from mha_ablate.run.state import State, save_state
@@ -24,15 +25,27 @@ if TYPE_CHECKING:
 LOSSES = "losses"  # those since the last line, in the state
 
 
+class Unusable(Exception):
+    """A saved state that cannot be gone on from. The message says why."""
+
+
 def resume(take_step: TrainingStep | StackedStep, states: Sequence[State]) -> Position:
-    """Put models and optimizer where their states were saved, one a lane; the beginning where there are none."""
+    """Put models and optimizer where their states were saved, one a lane; the beginning where there are none.
+
+    Raises Unusable for states that are not of these models.
+    """
     if not states:
         return BEGINNING
     about = states[0].about
-    losses = torch.stack([state.tensors[LOSSES] for state in states], dim=-1).to(take_step.device)
-    take_step.optimizer.restore(
-        [{k: v for k, v in state.tensors.items() if k != LOSSES} for state in states], states[0].step
-    )
+    if not all(LOSSES in state.tensors and state.tensors[LOSSES].is_floating_point() for state in states):
+        raise Unusable("its state has no losses")
+    try:
+        losses = torch.stack([state.tensors[LOSSES].reshape(-1) for state in states], dim=-1).to(take_step.device)
+        take_step.optimizer.restore(
+            [{k: v for k, v in state.tensors.items() if k != LOSSES} for state in states], states[0].step
+        )
+    except (ValueError, KeyError, RuntimeError) as error:
+        raise Unusable(f"its state does not fit: {in_a_line(error)}") from error
     alone = isinstance(take_step, TrainingStep)
     return Position(
         step=states[0].step,

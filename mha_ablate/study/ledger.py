@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -20,7 +19,8 @@ from mha_ablate.corpora import corpus_of
 from mha_ablate.data.corpus import Corpus
 from mha_ablate.errors import RequestError
 from mha_ablate.model.cache import Past
-from mha_ablate.study.timing import measure_steps
+from mha_ablate.study.single import refuse_match
+from mha_ablate.study.timing import interleaved, measure_steps
 
 ROUNDS = 7
 DECODED = 16  # tokens of a turn
@@ -42,6 +42,7 @@ def arms_of(
     for name, overrides in sweep(words).items():
         try:
             config = compose(overrides, config_dir).config
+            refuse_match(config)
             build.model_of(config, 2, "meta")
             arms[name] = build.resolved(replace(config, trainer=replace(config.trainer, threads=1)))
         except RequestError as error:
@@ -85,42 +86,50 @@ def counted(config: RunConfig, vocab_size: int) -> dict[str, Any]:
     """All that needs no clock; memory in units of 10^6 bytes."""
     memory = build.counted_memory(config, vocab_size)
     return {
-        **build.counted_work(config, vocab_size),
+        **build.counted_work(config, vocab_size, "meta"),
         **{f"{key}_memory_mb": size / 1e6 for key, size in memory.items()},
         "kv_cache_bytes_per_token": build.cache_bytes_per_token(config, vocab_size),
     }
 
 
-def versus(cost: dict[str, Any], base: dict[str, Any]) -> dict[str, float]:
-    """Each number as a ratio to the baseline's, where that is not 0; step times round by round, which takes a drift out."""
-    ratios = {
-        key: value / base[key]
-        for key, value in cost.items()
-        if isinstance(value, int | float) and base.get(key) and not key.startswith("step_ms")
+def versus(cost: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """Each number as a ratio to the baseline's, where that is not 0; times round by round, which takes a drift out.
+
+    Of a time there is `KEY_range` too: the least and the greatest ratio of a round.
+    """
+    ratios: dict[str, Any] = {
+        key: value / base[key] for key, value in cost.items() if isinstance(value, int | float) and base.get(key)
     }
-    if "step_ms_rounds" in cost:
-        pairs = zip(cost["step_ms_rounds"], base["step_ms_rounds"], strict=True)
-        ratios["step_ms"] = statistics.median(mine / theirs for mine, theirs in pairs)
+    for key in ratios.keys() & {"step_ms", "prefill_ms", "decode_ms"}:
+        rounds = [mine / theirs for mine, theirs in zip(cost[f"{key}_rounds"], base[f"{key}_rounds"], strict=True)]
+        ratios[key], ratios[f"{key}_range"] = statistics.median(rounds), [min(rounds), max(rounds)]
+    if "step_ms" in ratios:
+        ratios["tokens_per_s"] = 1 / ratios["step_ms"]
     return ratios
 
 
-def measure_generation(arms: dict[str, RunConfig], vocab_size: int, on_turn: OnTurn) -> dict[str, dict[str, float]]:
+def measure_generation(arms: dict[str, RunConfig], vocab_size: int, on_turn: OnTurn) -> dict[str, dict[str, Any]]:
     """`prefill_ms` of half a context in one go, and `decode_ms` of each token after it, from the KV cache; one sequence.
 
-    In the working precision, the median of 7 rounds in which every arm takes a turn, after one that is not counted.
+    In the working precision, the median of 7 rounds in which every arm takes a turn, after one that is not counted; and the rounds.
+    Without a token after half a context, there is no `decode_ms`.
     """
     speakers = {arm: _Speaker(config, vocab_size) for arm, config in arms.items()}
     seconds: dict[str, list[tuple[float, float]]] = {arm: [] for arm in arms}
-    for turn, (_, arm) in enumerate(itertools.product(range(1 + ROUNDS), arms), start=1):
+    for turn, arm in enumerate(interleaved(arms, 1 + ROUNDS), start=1):
         seconds[arm].append(speakers[arm].seconds())
         on_turn(turn, (1 + ROUNDS) * len(arms))
-    return {
-        arm: {
-            name: 1000 * statistics.median(times)
-            for name, times in zip(("prefill_ms", "decode_ms"), zip(*rounds[1:], strict=True), strict=True)
-        }
-        for arm, rounds in seconds.items()
+    return {arm: _latencies(rounds[1:]) for arm, rounds in seconds.items()}
+
+
+def _latencies(rounds: list[tuple[float, float]]) -> dict[str, Any]:
+    of_all = {
+        name: [1000 * s for s in seconds]
+        for name, seconds in zip(("prefill_ms", "decode_ms"), zip(*rounds, strict=True), strict=True)
+        if all(seconds)
     }
+    medians = {name: statistics.median(times) for name, times in of_all.items()}
+    return {**medians, **{f"{name}_rounds": times for name, times in of_all.items()}}
 
 
 class _Speaker:

@@ -23,5 +23,8 @@ class Observer:
     def timing(self, done: int, total: int) -> None:
         """Step times are being measured: so many turns of all."""
 
+    def part(self, name: str, number: int, of: int) -> None:
+        """A study of several parts comes to one of them, the `number`-th from 1."""
+
     def writing(self) -> None:
         """The report is being written."""

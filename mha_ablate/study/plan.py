@@ -33,6 +33,7 @@ class Plan:
     arms: dict[str, RunConfig]
     cells: list[Cell]
     corpus: Corpus
+    request: list[str]  # the words that it was asked for with
 
     def to_json(self) -> dict[str, Any]:
         """What is fixed before the first step: arms with the hash of every cell, seeds, baseline, margin, text."""
@@ -43,25 +44,36 @@ class Plan:
             "seeds": self.study.seed_list,
             "arms": {arm: self.study.arms[arm] for arm in self.arms},
             "cells": {f"{cell.arm}/seed={cell.seed}": cell.hash for cell in self.cells},
+            "waterfall": self._whole_chain(),
+            "copies": {name: pair for name, pair in self.study.copies.items() if set(pair) <= self.arms.keys()},
             "text": self.corpus.identity,
             "stopping_rule": "every arm at every seed for trainer.steps updates; nothing seen on the way ends it earlier",
         }
 
-    def write(self) -> None:
+    def _whole_chain(self) -> dict[str, list[str]]:
+        """The waterfall's steps where all of their arms take part: a chain that lacks a link takes nothing apart."""
+        chain = self.study.waterfall
+        return chain if all(set(pair) <= self.arms.keys() for pair in chain.values()) else {}
+
+    def write(self, power: dict[str, Any] | None = None) -> None:
         """Write plan.json. Arms that an earlier plan of this folder held stay in it, and count as planned contrasts.
 
-        A plan that differs from the one before keeps the older hashes under `earlier`.
+        `power` is the reckoning that a plan made ahead of its study rests on: what it is confirmatory by. A plan that differs
+        from the one before keeps the older hashes under `earlier`, and that reckoning. A plan made ahead replaces one of which
+        nothing has run: there was nothing yet that could have been seen.
         """
-        before = self.folder.plan() or {}
+        before = {} if power and not self.folder.runs() else self.folder.plan() or {}
         plan = self.to_json()
-        for key in ("arms", "cells"):
+        for key in ("arms", "cells", "waterfall", "copies"):
             plan[key] = {**before.get(key, {}), **plan[key]}
         plan["seeds"] = sorted({*before.get("seeds", []), *plan["seeds"]})
         digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
-        if before.get("hash") == digest:
+        if before.get("hash") == digest and power is None:
             return
-        earlier = [*before.get("earlier", []), *([before["hash"]] if "hash" in before else [])]
-        write_json(self.folder.plan_file, {"hash": digest, "written": time.time(), "earlier": earlier, **plan})
+        earlier = [*before.get("earlier", []), *([before["hash"]] if before.get("hash", digest) != digest else [])]
+        head = {"hash": digest, "written": time.time(), "earlier": earlier, "request": self.request}
+        head |= {"power": kept} if (kept := power or before.get("power")) else {}
+        write_json(self.folder.plan_file, {**head, **plan})
 
 
 def make_plan(
@@ -69,8 +81,12 @@ def make_plan(
     while_checking: Callable[[], None] = lambda: None,
     watch: Watch = unwatched,
     config_dir: Path | None = None,
+    below: str = "",
+    shape: Callable[[StudyConfig], StudyConfig] = lambda study: study,
 ) -> Plan:
     """Compose every arm, check every cell, write nothing. Raises RequestError, in one line, for whatever is wrong.
+
+    A part of a larger study lies `below` its folder, and has other arms or seeds by `shape`.
 
     `while_checking` is called once the request itself is known to be sound, before text and models are looked at, unless
     the study seems to be finished; `watch` hears of a text being made ready; `config_dir` holds choices of the user's own.
@@ -78,9 +94,10 @@ def make_plan(
     base = compose(overrides, config_dir)
     study = base.config.study
     _check_request(overrides, study)
+    study = shape(study)
     arms = _compose_arms(overrides, study, config_dir)
     name = base.config.name or study.name
-    folder = StudyFolder(outputs_of(base.config) / name)
+    folder = StudyFolder(outputs_of(base.config) / name / below)
     if not _seems_finished(folder, study):
         while_checking()
 
@@ -114,7 +131,7 @@ def make_plan(
         cell.check_arm()
     for cell in cells:
         cell.check_folder()
-    return Plan(study, folder, configs, cells, corpus)
+    return Plan(study, folder, configs, cells, corpus, overrides)
 
 
 def _seems_finished(folder: StudyFolder, study: StudyConfig) -> bool:

@@ -17,8 +17,8 @@ from mha_ablate.data.corpus import IDENTITY
 from mha_ablate.errors import RequestError
 from mha_ablate.run import checkpoint
 from mha_ablate.run.folder import FINISHED, RunFolder
+from mha_ablate.run.shape import parsed_yaml, read_text
 from mha_ablate.run.shape import plain as plain_values
-from mha_ablate.run.shape import read_text
 from mha_ablate.study.cell import Cell
 from mha_ablate.study.observer import Observer
 from mha_ablate.study.single import run_single
@@ -77,12 +77,10 @@ def replay(folder: RunFolder, observer: Observer) -> Replay:
 
 def config_of(folder: RunFolder) -> RunConfig:
     """The configuration of a run. Keys that this version has added since have their defaults. Raises RequestError."""
-    import yaml
-
     try:
-        kept = yaml.safe_load(read_text(folder.config_file))
+        kept = parsed_yaml(read_text(folder.config_file))
         plain_values(kept)
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise RequestError(f"{folder.config_file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(kept, dict):
         raise RequestError(f"{folder.config_file} holds no configuration")

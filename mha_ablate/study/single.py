@@ -8,7 +8,9 @@ from typing import Any
 
 from mha_ablate import build
 from mha_ablate.config.compose import compose
+from mha_ablate.config.schema import RunConfig
 from mha_ablate.corpora import corpus_of, pinned
+from mha_ablate.data.corpus import Corpus
 from mha_ablate.data.text import Watch, unwatched
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import StudyFolder
@@ -26,15 +28,7 @@ def single_cell(overrides: list[str], watch: Watch = unwatched, config_dir: Path
     `watch` hears of a text being made ready; `config_dir` holds choices of the user's own.
     """
     composed = compose(overrides, config_dir)
-    config = composed.config
-    if config.match is not None:
-        raise RequestError(
-            f"match={config.match} matches an arm to another one: use it in an arm of `compare`, or set model.d_ff"
-        )
-    config = build.resolved(config)
-    corpus = corpus_of(config, watch=watch)
-    config = pinned(config, corpus)
-    build.model_of(config, corpus.vocab_size, "meta")
+    config, corpus = prepared(composed.config, watch)
     arm = composed.choices["fc_out"]
     cell = Cell(
         arm=arm,
@@ -50,6 +44,16 @@ def single_cell(overrides: list[str], watch: Watch = unwatched, config_dir: Path
     return cell
 
 
+def prepared(config: RunConfig, watch: Watch = unwatched) -> tuple[RunConfig, Corpus]:
+    """The configuration with nothing left open, and its text, once the model can be built. Raises RequestError."""
+    refuse_match(config)
+    config = build.resolved(config)
+    corpus = corpus_of(config, watch=watch)
+    config = pinned(config, corpus)
+    build.model_of(config, corpus.vocab_size, "meta")
+    return config, corpus
+
+
 def run_single(cell: Cell, observer: Observer, *, count_memory: bool = True) -> dict[str, Any]:
     """Run it in this process, as a study of one cell; returns its run.json."""
     progress = Progress([cell])
@@ -61,3 +65,11 @@ def run_single(cell: Cell, observer: Observer, *, count_memory: bool = True) -> 
         observer.training(progress)
 
     return run_cell(cell, on_line, count_memory=count_memory)
+
+
+def refuse_match(config: RunConfig) -> None:
+    """Raise RequestError for a `match` where no study gives it another arm to match."""
+    if config.match is not None:
+        raise RequestError(
+            f"match={config.match} matches an arm to another one: use it in an arm of `compare`, or set model.d_ff"
+        )

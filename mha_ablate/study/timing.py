@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -25,9 +26,8 @@ def measure_steps(
 ) -> dict[str, dict[str, Any]]:
     """`step_ms` and `tokens_per_s` of each arm: the median of 7 rounds in which every arm takes a turn; and the rounds.
 
-    Two untimed steps warm an arm up; a turn is as many steps as fit in about 0.2 s, at least one. The order of the arms is turned
-    round from one round to the next, so that a drift of the machine falls on all alike. Between turns, `on_turn` receives how many
-    are done and how many there are; warming an arm up counts as one. `text` is the `Corpus.reference` that was planned.
+    Two untimed steps warm an arm up; a turn is as many steps as fit in about 0.2 s, at least one. Between turns, `on_turn` receives
+    how many are done and how many there are; warming an arm up counts as one. `text` is the `Corpus.reference` that was planned.
     """
     total = turns(len(configs))
     arms: dict[str, _Stepper] = {}
@@ -36,12 +36,9 @@ def measure_steps(
         on_turn(len(arms), total)
     per_turn = _steps_per_turn(next(iter(arms.values())).seconds(1))
     seconds: dict[str, list[float]] = {name: [] for name in arms}
-    names = list(arms)
-    for turn in range(ROUNDS):
-        shift = turn % len(names)
-        for name in names[shift:] + names[:shift]:
-            seconds[name].append(arms[name].seconds(per_turn) / per_turn)
-            on_turn(len(arms) + sum(map(len, seconds.values())), total)
+    for name in interleaved(arms, ROUNDS):
+        seconds[name].append(arms[name].seconds(per_turn) / per_turn)
+        on_turn(len(arms) + sum(map(len, seconds.values())), total)
     return {
         name: {
             "step_ms": 1000 * statistics.median(times),
@@ -51,6 +48,18 @@ def measure_steps(
         }
         for name, times in seconds.items()
     }
+
+
+def interleaved(arms: Iterable[str], rounds: int) -> Iterator[str]:
+    """Every arm once a round, in a random order and in the next round backwards: what a machine does falls on all alike."""
+    order = random.Random(0)
+    names = list(arms)
+    for turn in range(rounds):
+        if turn % 2:
+            names.reverse()
+        else:
+            order.shuffle(names)
+        yield from names
 
 
 def turns(arms: int) -> int:

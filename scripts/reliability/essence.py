@@ -15,6 +15,7 @@ OWN = frozenset(
         "wall_time", "train_s", "started", "ended", "written", "generated", "at", "owner", "resumed", "began_anew", "error",
         "step_ms", "tokens_per_s", "rounds", "notes", "timed", "folder", "path", "overrides", "provenance", "command",
         "perf/step_ms", "perf/tokens_per_s", "step_ms_range", "step_ms_rounds", "step_ratio", "step_ratio_range",
+        "seconds", "request",
     )
 )  # fmt: skip
 

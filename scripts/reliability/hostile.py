@@ -142,7 +142,7 @@ def _copied(given: tuple[list[Harm], Path], folder: Path) -> Path:
 
 def make_origin(folder: Path) -> Path:
     """A finished study of two arms and one seed, to be harmed: `<folder>/outputs/hostile`, and the request beside it."""
-    from mha_ablate.study.execute import Pool, run_cells, time_arms
+    from mha_ablate.study.execute import Pool, run_cells, time_arms, times_by_worker
     from mha_ablate.study.observer import Observer
     from mha_ablate.study.plan import make_plan
 
@@ -163,7 +163,7 @@ def make_origin(folder: Path) -> Path:
     pool = Pool(1)
     try:
         run_cells(plan, pool, Observer())
-        time_arms(plan, pool, Observer())
+        time_arms(plan, Observer(), times_by_worker(pool, Observer()))
     finally:
         pool.stop()
     return plan.folder.path

@@ -40,7 +40,7 @@ REQUESTS = {
 
 @dataclass(frozen=True)
 class Where:
-    """What is killed, and where: at a file that matches `files`, or (None) at any moment."""
+    """What is killed, and where: at a file that matches `files`, in an `evaluation`, or (None) at any moment."""
 
     who: str  # train | worker | compare
     phase: str
@@ -60,11 +60,12 @@ PHASES = {
     "state": r"checkpoint/.*state\.safetensors",
     "weights": r"checkpoint/.*(last|best)\.safetensors",
     "report": r"(/report|cost\.json)",
+    "evaluation": "evaluation",  # no file, but the middle of one
 }
 # How often a request touches such files, about: the kill falls on one of these times.
 OF = {
-    "train": {"start": 8, "metrics": 1, "TensorBoard": 1, "state": 70, "weights": 6},
-    "worker": {"start": 8, "metrics": 2, "TensorBoard": 2, "state": 120, "weights": 12},
+    "train": {"start": 8, "metrics": 1, "TensorBoard": 1, "state": 70, "weights": 6, "evaluation": 5},
+    "worker": {"start": 8, "metrics": 2, "TensorBoard": 2, "state": 120, "weights": 12, "evaluation": 10},
     "compare": {"start": 3, "TensorBoard": 10, "report": 14},
 }
 PLACES = [

@@ -8,10 +8,11 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -56,7 +57,6 @@ class World:
     """A scratch folder with a text, a cache, and places for outputs."""
 
     path: Path
-    disks: list[Path] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.text.write_text(TEXT, encoding="utf-8")
@@ -94,15 +94,13 @@ class World:
     @contextmanager
     def disk(self, megabytes: float) -> Iterator[Disk]:
         """A disk of this size. Raises NotPermitted."""
-        place = self.path / f"disk{len(self.disks)}"
-        place.mkdir()
-        self.disks.append(place)
-        disk = Disk(place)
-        mount("-t", "tmpfs", "-o", f"size={int(megabytes * 1024)}k", "tmpfs", str(place))
-        try:
-            yield disk
-        finally:
-            subprocess.run(["umount", "-l", str(place)], check=False, capture_output=True)
+        # Not in `path`: who sweeps that up after a kill cannot remove what is mounted.
+        with tempfile.TemporaryDirectory(prefix="mha_ablate-disk-") as place:
+            mount("-t", "tmpfs", "-o", f"size={int(megabytes * 1024)}k", "tmpfs", place)
+            try:
+                yield Disk(Path(place))
+            finally:
+                subprocess.run(["umount", "-l", place], check=False, capture_output=True)
 
 
 @dataclass(frozen=True)
@@ -160,9 +158,9 @@ def before_the_cells(action: Callable[[], Any]) -> Iterator[None]:
 
     run_cells = execute.run_cells
 
-    def first(*given: Any) -> Any:
+    def first(*given: Any, **named: Any) -> Any:
         action()
-        return run_cells(*given)
+        return run_cells(*given, **named)
 
     with mock.patch.object(execute, "run_cells", first):
         yield

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from mha_ablate.config.catalog import choice_names
+from mha_ablate.errors import RequestError
 from mha_ablate.run import checkpoint
 from mha_ablate.run.folder import RunFolder
 from mha_ablate.study.cell import Cell, run_cell, run_cells
@@ -242,3 +243,69 @@ def test_train_says_why_it_began_anew(killed: Cell, small: list[str], cli: Cli) 
 
 def test_a_run_that_goes_on_remembers_its_best_evaluation(small: list[str]) -> None:
     check([*small, "trainer.eval_every=1", "trainer.steps=11", "optim.lr=0.5", "optim.min_lr=0.5"], (11,))
+
+
+def test_a_cell_that_another_process_has_finished_meanwhile_is_left_as_it_is(small: list[str]) -> None:
+    cell = single_cell([*small, "name=raced"])
+    first = run_cell(cell, quiet)
+    before = cell.folder.last_file.stat().st_mtime_ns
+    assert run_cell(cell, quiet) == first
+    assert cell.folder.last_file.stat().st_mtime_ns == before
+
+
+def resaved(cell: Cell, **changes: Any) -> None:
+    """The state with something else in it, under a checksum that is right."""
+    tensors, about = checkpoint.load(cell.folder.state_file)
+    tensors |= changes.pop("tensors", {})
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    checkpoint.save(cell.folder.state_file, tensors, {**about, **changes})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"step": 10**6},
+        {"step": 0},
+        {"best": "x"},
+        {"train_s": "x"},
+        {"metrics": {"bytes": 10**18, "sha256": ""}},
+        {"tensors": {"losses": torch.ones(2, 2, dtype=torch.complex64)}},
+        {"tensors": {"losses": None}},
+        {"tensors": {"strange": torch.ones(1)}},
+    ],
+)
+def test_a_state_that_fits_no_run_is_begun_anew(killed: Cell, changes: dict[str, Any]) -> None:
+    resaved(killed, **changes)
+    run = run_cell(killed, quiet)
+    assert run["state"] == "ok"
+    assert run["began_anew"]
+    assert "resumed" not in run
+
+
+def test_a_state_of_another_format_is_refused_and_kept(killed: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = killed.folder.state_file.read_bytes()
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    with pytest.raises(RequestError, match="go on with the version that wrote it"):
+        run_cell(killed, quiet)
+    assert killed.folder.state_file.read_bytes() == before
+
+
+def test_a_finished_run_whose_run_json_was_damaged_is_not_overwritten_by_another(small: list[str], cli: Cli) -> None:
+    cell = single_cell([*small, "name=damaged"])
+    run_cell(cell, quiet)
+    before = cell.folder.last_file.read_bytes()
+    cell.folder.run_file.write_text("{")
+    refused = cli("train", *small, "name=damaged", "optim.lr=1e-4")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "holds weights of another run" in refused.err
+    assert cell.folder.last_file.read_bytes() == before
+    assert cli("train", *small, "name=damaged").code == 0, "the same run may be made again"
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "config.yaml"])
+def test_a_folder_in_the_place_of_a_file_is_refused(small: list[str], cli: Cli, name: str) -> None:
+    cell = single_cell([*small, "name=folder"])
+    (cell.folder.path / name).mkdir(parents=True)
+    refused = cli("train", *small, "name=folder")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "is not what a run keeps there" in refused.err

@@ -59,6 +59,11 @@ def test_a_command_of_the_page_runs(command: str, reader: tuple[Path, dict[str, 
         assert "gain: fc_out=gain" in said.stdout
 
 
+def test_its_package_stands_in_provenance(reader: tuple[Path, dict[str, str]]) -> None:
+    run = json.loads((reader[0] / "outputs/train/gain/seed=0/run.json").read_text())
+    assert run["provenance"]["versions"]["mha-gain"] == "0.1"
+
+
 def test_its_setting_can_be_set_and_nothing_of_it_is_imported_for_list(reader: tuple[Path, dict[str, str]]) -> None:
     place, env = reader
     words = [

@@ -32,6 +32,8 @@ def test_board_serves_the_paired_delta_on_loopback(cli: Cli, small: list[str], t
         assert urls["url"].startswith("http://127.0.0.1:")
         assert "pinnedCards" in urls["link"]
         assert "delta_val_loss" in urls["link"]
+        assert "#custom_scalars" in urls["bands"]
+        assert "#hparams" in urls["table"]
 
         def tags() -> Any:
             found = fetch(f"{urls['url']}data/plugin/scalars/tags")
@@ -44,6 +46,10 @@ def test_board_serves_the_paired_delta_on_loopback(cli: Cli, small: list[str], t
         points = fetch(f"{urls['url']}data/plugin/scalars/scalars?tag=cost%2Fdelta_val_loss&run=none%2Fseed%3D0")
         assert [p[1] for p in points] == [3, 6]
         assert abs(points[-1][2] - report["arms"][1]["delta"]["mean"]) < 1e-5
+        of_mean = fetch(f"{urls['url']}data/plugin/scalars/scalars?tag=cost%2Fdelta_val_loss&run=none%2Fmean")
+        assert [p[1:] for p in of_mean] == [p[1:] for p in points], "of one seed"
+        layout = fetch(f"{urls['url']}data/plugin/custom_scalars/layout")
+        assert [len(category["chart"]) for category in layout["category"]] == [1, 1]
     finally:
         interrupt(process, signal.SIGTERM)
     assert process.returncode == 130

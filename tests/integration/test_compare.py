@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mha_ablate.errors import RequestError
 from mha_ablate.study.pool import Worker
 from tests.conftest import Cli
 from tests.integration.process import gone, interrupt, run, start, states, wait_for
@@ -27,6 +30,8 @@ def essence(report: dict[str, Any]) -> dict[str, Any]:
     """A report without what is measured by the clock."""
     timed = ("step_ms", "tokens_per_s", "step_ratio", "step_ratio_range")
     arms = [{**a, "cost": {k: v for k, v in a["cost"].items() if k not in timed}} for a in report["arms"]]
+    for arm in arms:
+        arm["to_reach"] = {k: v for k, v in (arm["to_reach"] or {}).items() if k != "seconds"}
     notes = [note for note in report["notes"] if not note.startswith("step times")]
     return {**report, "arms": arms, "notes": notes}
 
@@ -231,8 +236,35 @@ def test_sigterm_in_the_first_moment_is_an_interruption(small: list[str]) -> Non
 
     wait_for(catches_sigterm)  # the first thing that the command does; torch is far from imported then
     _, err = interrupt(process, signal.SIGTERM)
-    assert process.returncode == 130
-    assert err.count("\n") == 1
+    assert (process.returncode, err.count("\n")) == (130, 1), err
+
+
+def test_an_interruption_inside_an_exec_of_text_ends_with_our_code_too(tmp_path: Path) -> None:
+    """As dataclasses do on import; CPython would leave by SIGINT."""
+    (tmp_path / "interrupted.py").write_text(
+        "from mha_ablate.cli import errors, main\n"
+        "def app(*_, **__):\n    exec('raise KeyboardInterrupt')\n"
+        "main.app = app\nmain.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "interrupted"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (130, "mha-ablate: interrupted\n")
+
+
+@pytest.mark.parametrize("kind", [AttributeError, RequestError])
+def test_an_interruption_that_a_library_covers_up_is_one(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    def covers_up(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise kind("from the cleaning up")
+
+    monkeypatch.setattr("mha_ablate.conduct.conduct", covers_up)
+    done = cli("compare")
+    assert (done.code, done.err) == (130, "mha-ablate: interrupted\n")
 
 
 def test_a_diverged_cell_is_kept_and_shown(cli: Cli, small: list[str]) -> None:

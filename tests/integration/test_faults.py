@@ -8,14 +8,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mha_ablate.run.folder import RunFolder
 from mha_ablate.run.lock import locked
+from mha_ablate.run.record import Record
 from mha_ablate.study import cell as cell_module
 from mha_ablate.study.cell import Cell, run_cell
 from mha_ablate.study.single import single_cell
@@ -29,16 +32,16 @@ def mount(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
+def disk() -> Iterator[Path]:
     """A disk of its own that holds 120 KB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if os.geteuid() or mount("-t", "tmpfs", "-o", "size=120k", "tmpfs", str(place)).returncode:
-        pytest.skip("a small disk can only be made by root where mounting is allowed")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
+    # Not in tmp_path: after a kill the next session of pytest cannot remove what is mounted, and fails at its end.
+    with tempfile.TemporaryDirectory(prefix="mha_ablate-disk-") as place:
+        if os.geteuid() or mount("-t", "tmpfs", "-o", "size=120k", "tmpfs", place).returncode:
+            pytest.skip("a small disk can only be made by root where mounting is allowed")
+        try:
+            yield Path(place)
+        finally:
+            subprocess.run(["umount", "-l", place], check=True)
 
 
 def whole(small: list[str], *more: str) -> RunFolder:
@@ -178,3 +181,29 @@ def test_a_harmed_cache_is_made_again(
     assert_same(cell.folder, first)
     assert cached(file) == [place]
     assert place.read_bytes() != b"" or file == "seal.json"
+
+
+def test_the_last_measurements_are_on_the_disk_before_a_run_counts_as_finished(
+    small: list[str], cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    sync, write = Record.sync, RunFolder.write
+
+    def synced(record: Record) -> dict[str, Any]:
+        events.append("synced")
+        return sync(record)
+
+    def measured(record: Record, line: bytes) -> None:
+        events.append("measured")
+        append(record, line)
+
+    def written(folder: RunFolder, values: dict[str, Any]) -> None:
+        events.append(values["state"])
+        write(folder, values)
+
+    append = Record._append
+    monkeypatch.setattr(Record, "sync", synced)
+    monkeypatch.setattr(Record, "_append", measured)
+    monkeypatch.setattr(RunFolder, "write", written)
+    assert cli("train", *small).code == 0
+    assert events[-3:] == ["measured", "synced", "ok"]

@@ -21,7 +21,7 @@ from mha_ablate.run.lock import locked
 from mha_ablate.study import cell as cell_module
 from mha_ablate.study import keeping
 from mha_ablate.study.cell import Cell, run_cell, run_cells
-from mha_ablate.study.execute import Pool, lanes_of, time_arms
+from mha_ablate.study.execute import Pool, lanes_of, time_arms, times_by_worker
 from mha_ablate.study.execute import run_cells as run_study
 from mha_ablate.study.observer import Observer
 from mha_ablate.study.plan import Plan, make_plan
@@ -133,7 +133,7 @@ def study(request: list[str], lanes: int | None, observer: Observer | None = Non
         plan.write()
         progress = run_study(plan, pool, observer or Observer())
         if observer is None:
-            assert time_arms(plan, pool, Observer()) is None
+            assert time_arms(plan, Observer(), times_by_worker(pool, Observer())) is None
     finally:
         pool.stop()
     return plan, progress
@@ -148,6 +148,7 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
         "step_ms_rounds",
         "step_ratio",
         "step_ratio_range",
+        "seconds",
         "notes",
         "stacked",
     ):

@@ -427,7 +427,7 @@ def degrees_of_freedom(name: str, H: int, d: int, qkv: str) -> int:
         ("per_head", lambda d, _: d * d, lambda d, H: d * d // H),
         ("head_scale", lambda d, _: d * d, None),
         ("overparam", lambda d, H: 2 * d * d - d * d // H, lambda d, _: d * d),
-        ("merged_ov", lambda d, H: H * d * d, None),
+        ("merged_ov", lambda d, H: H * d * d, lambda d, H: d * d // H),
         ("cross_head", lambda d, H: d * d + H * H - H, None),
         ("kronecker", lambda d, H: d * d + H * H - H, None),
     ],

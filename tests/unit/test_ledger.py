@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mha_ablate.build import cache_bytes_per_token, counted_memory
+from mha_ablate.build import cache_bytes_per_token, counted_memory, counted_work
+from mha_ablate.config.catalog import choice_names
 from mha_ablate.config.compose import compose
 from mha_ablate.config.schema import RunConfig
 from mha_ablate.config.sweep import sweep
@@ -47,6 +48,14 @@ def test_without_a_choice_all_variants_are_shown_and_what_cannot_be_says_why() -
     assert "d_model = 16" in refused["none"]
     with pytest.raises(RequestError, match="fc_out=none"):
         arms_of([*TINY, "fc_out=none", "model.head_dim=4"], ["dense"])
+
+
+def test_a_match_is_refused_since_no_study_gives_it_an_arm_to_match() -> None:
+    with pytest.raises(RequestError, match=r"^match=params matches an arm to another one: .*set model.d_ff$"):
+        arms_of([*TINY, "fc_out=none", "match=params"], [])
+    arms, refused = arms_of([*TINY, "fc_out=none", "match=null,flops"], [])
+    assert list(arms) == ["match=null"]
+    assert refused["match=flops"].startswith("match=flops matches an arm to another one")
 
 
 def test_texts_of_two_vocabularies_are_refused() -> None:
@@ -89,11 +98,30 @@ def test_parts_sum_to_the_whole_and_training_is_three_forward_passes() -> None:
     assert cost["train_flops_per_token"] == 3 * cost["flops_per_token"]
 
 
-def test_ratios_are_to_the_baseline_and_step_times_are_compared_round_by_round() -> None:
-    base = {"params": 100, "params_fc_out": 0, "step_ms": 10.0, "step_ms_rounds": [10.0, 20.0, 40.0]}
-    mine = {"params": 90, "params_fc_out": 5, "step_ms": 5.0, "step_ms_rounds": [5.0, 10.0, 80.0]}
-    assert versus(mine, base) == {"params": 0.9, "step_ms": 0.5}
-    assert versus(base, base) == {"params": 1.0, "step_ms": 1.0}
+def test_ratios_are_to_the_baseline_and_times_are_compared_round_by_round() -> None:
+    base = {
+        "params": 100,
+        "params_fc_out": 0,
+        "step_ms": 20.0,
+        "step_ms_rounds": [10.0, 20.0, 40.0],
+        "tokens_per_s": 9.0,
+    }
+    mine = {"params": 90, "params_fc_out": 5, "step_ms": 10.0, "step_ms_rounds": [5.0, 10.0, 80.0], "tokens_per_s": 9.5}
+    assert versus(mine, base) == {"params": 0.9, "step_ms": 0.5, "step_ms_range": [0.5, 2.0], "tokens_per_s": 2.0}
+    assert versus(base, base) == {"params": 1.0, "step_ms": 1.0, "step_ms_range": [1.0, 1.0], "tokens_per_s": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("ratios", "said"),
+    [((0.5, 0.5, 2.0), "4.00 ~"), ((0.5, 0.4, 0.9), "4.00 -50.0%"), ((1.1, 1.01, 1.2), "4.00 +10.0%")],
+)
+def test_a_change_that_the_rounds_disagree_about_is_not_given(ratios: tuple[float, float, float], said: str) -> None:
+    ratio, *spread = ratios
+    dense = {"arm": "dense", "cost": {"step_ms": 3.0}, "versus": {"step_ms": 1.0, "step_ms_range": [1.0, 1.0]}}
+    none = {"arm": "none", "cost": {"step_ms": 4.0}, "versus": {"step_ms": ratio, "step_ms_range": spread}}
+    made = {"baseline": "dense", "arms": [dense, none]}
+    assert written.tables(made)["Time"] == [["arm", "step ms"], ["dense", "3.00"], ["none", said]]
+    assert "rounds disagree" in written.as_text(made, 80)
 
 
 @pytest.fixture(scope="module")
@@ -138,8 +166,7 @@ def test_a_context_of_one_token_has_nothing_to_decode() -> None:
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_the_terminal_is_wide_enough(made: dict[str, Any], width: int) -> None:
     text = written.as_text(made, width)
-    tables = text.rpartition("changes")[0]
-    assert max(map(len, tables.splitlines())) <= width
+    assert max(map(len, text.splitlines())) <= width
     assert "Parameters" in text
     assert "decode ms" in text
 
@@ -184,3 +211,11 @@ def test_a_wrong_request_is_refused_in_one_line(words: list[str], said: str, cli
     assert found.code == 2
     assert said in found.err
     assert found.out == ""
+
+
+@pytest.mark.parametrize("name", choice_names("fc_out"))
+def test_work_is_the_same_on_the_meta_device(name: str) -> None:
+    config = compose(
+        [f"fc_out={name}", "model.d_model=16", "model.n_layers=2", "model.n_heads=4", "model.context=8"]
+    ).config
+    assert counted_work(config, 11, "meta") == counted_work(config, 11)

@@ -90,21 +90,23 @@ def test_the_events_are_complete(reported: Path) -> None:
 
 def test_a_second_report_makes_no_event_file(study: Path) -> None:
     before = event_files(study)
-    assert len(before) == len(ARMS) * SEEDS
+    assert len(before) == len(ARMS) * (SEEDS + 1), "each seed's and the mean's"
     report = (study / "report/report.json").read_bytes()
     write_report(study)
     assert event_files(study) == before
     assert (study / "report/report.json").read_bytes() == report
 
 
-def test_a_changed_run_of_the_baseline_changes_the_events_of_its_seed_alone(study: Path) -> None:
+def test_a_changed_run_of_the_baseline_changes_the_events_of_its_seed_and_of_the_means_alone(study: Path) -> None:
     before = event_files(study)
     metrics = study / "dense/seed=2/metrics.jsonl"
     changed = [line | ({"loss/val": 3.5} if "loss/val" in line else {}) for line in lines_of(metrics.parent)]
     metrics.write_text("".join(json.dumps(line) + "\n" for line in changed))
     write_report(study)
     made = event_files(study).keys() - before.keys()
-    assert {file.parent.relative_to(study).as_posix() for file in made} == {f"{arm}/seed=2" for arm in ARMS}
+    assert {file.parent.relative_to(study).as_posix() for file in made} == {
+        f"{arm}/{run}" for arm in ARMS for run in ("seed=2", "mean")
+    }
 
 
 def test_another_baseline_changes_every_event_file(study: Path) -> None:

@@ -8,13 +8,14 @@ import pytest
 
 from scripts import own_python
 from scripts.benchmark import main as bench
+from scripts.calibration import main as calibration
 from scripts.page import NoPlace, check_marks, marks, write_into
 from scripts.reliability import breaking, limits
 from scripts.reliability import main as kills
 
 BEGIN, END = marks("kills")
 SCRIPTS = [(bench, "bench", "bench"), (breaking, "hostile_test", "hostile"), (limits, "limits_test", "limits")]
-SCRIPTS += [(kills, "kill_test", "kills")]
+SCRIPTS += [(kills, "kill_test", "kills"), (calibration, "calibrate", "calibration")]
 
 
 @pytest.mark.parametrize(("script", "_name", "mark"), SCRIPTS)

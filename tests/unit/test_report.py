@@ -20,8 +20,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mha_ablate.errors import RequestError
 from mha_ablate.report import write as write_module
 from mha_ablate.report.assemble import assemble
+from mha_ablate.report.figures import figures
 from mha_ablate.report.page import page
-from mha_ablate.report.plots import as_svg
+from mha_ablate.report.plots import as_png, as_svg
 from mha_ablate.report.tables import COLUMNS, bits_line, bits_text, delta_text, markdown, rows, si, wide
 from mha_ablate.report.write import write_report
 from mha_ablate.study.collect import collect
@@ -364,6 +365,35 @@ def test_unequal_precision_and_steps_are_noted(study: Folder) -> None:
     assert "trainer.steps: 20, 40" in notes
 
 
+def test_another_context_is_noted(study: Folder) -> None:
+    study.arm("dense", BASE).arm("none", COSTS)
+    for file, context in (("dense/seed=0", 32), ("none/seed=0", 64)):
+        config = study.path / file / "config.yaml"
+        config.write_text(yaml.safe_dump({"model": {"context": context}, "trainer": {"steps": 20}}))
+    assert "runs differ in model.context: 32, 64" in study.report()["notes"]
+
+
+POWER = {"effect": 0.05, "power": 0.8, "alpha": 0.05, "contrasts": {"none": {}}}
+
+
+def test_a_margin_or_baseline_of_the_reader_is_not_the_plans(study: Folder) -> None:
+    two_arms(study, COSTS).plan(["dense", "none"], [0, 1, 2], power=POWER)
+    kept = study.report(baseline="dense", margin=0.01)
+    assert kept["kind"] == "confirmatory"
+    assert not any("asked for with the report" in note for note in kept["notes"])
+    for asked, said in (({"margin": 0.5}, "margin is ±0.5 nats"), ({"baseline": "none"}, "baseline is none")):
+        report = study.report(**asked)
+        assert report["kind"] == "changed"
+        assert [said in note for note in report["notes"] if "asked for with the report" in note] == [True]
+
+
+def test_planned_arms_that_have_not_run_count_among_the_contrasts(study: Folder) -> None:
+    two_arms(study, COSTS)
+    alone = arm_of(study.report(), "none")["delta"]["p_holm"]
+    report = study.plan(["dense", "none", "late", "later"], [0, 1, 2]).report()
+    assert arm_of(report, "none")["delta"]["p_holm"] == pytest.approx(3 * alone)
+
+
 # --- which runs
 
 
@@ -446,6 +476,24 @@ def test_the_sentence_says_each_verdict(study: Folder, losses: list[float], clau
     assert sentence.startswith("At learning rate 0.004 after 20 steps over 3 paired seeds, ")
     assert "a look, not a result" in sentence
     assert len(sentence.splitlines()) == 1
+
+
+def test_the_sentence_says_what_leaves_a_clear_difference_undecided(study: Folder) -> None:
+    study.arm("dense", BASE).arm("none", COSTS).plan(["dense", "none"], [0, 1, 2, 3])
+    sentence = study.report()["sentence"]
+    assert "1 of 4 seeds of none missing" in sentence
+    assert "Holm" not in sentence
+
+
+def test_the_sentence_counts_no_pairs_where_there_are_none(study: Folder) -> None:
+    study.arm("dense", BASE)
+    for seed, loss in enumerate(COSTS, start=10):
+        study.run("none", seed, loss)
+    report = study.report()
+    assert arm_of(report, "none")["n"] == 0
+    assert "paired seed" not in report["sentence"]
+    assert "cannot be compared with dense: " in report["sentence"]
+    assert "a look" not in report["sentence"]
 
 
 def test_an_arm_that_removes_nothing_is_called_by_its_name(study: Folder) -> None:
@@ -545,7 +593,11 @@ def test_every_seed_and_the_answer_are_on_the_page(written: Path) -> None:
     assert report["sentence"] in page
     for cells in (("none", "2", "ok", "2.3400", "+0.1400"), ("dense", "0", "ok", "2.0000", "-")):
         assert "<tr>" + "".join(f"<td>{c}</td>" for c in cells) + "</tr>" in page
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 4, "forest, curves and two costs"
+    assert "prefers-color-scheme: dark" in page
+    assert {
+        url for url in re.findall(r"https?://[^\"' <)]+", page) if not url.startswith("http://www.w3.org/")
+    } == set()
     assert "<script" not in page
     assert not [word for word in ('src="http', 'href="http', "url(http", "@import") if word in page], "opens offline"
     assert "A &lt;CPU&gt;" in page
@@ -582,13 +634,15 @@ def test_the_report_of_a_copied_folder_differs_in_paths_alone(written: Path, tmp
 
 
 def test_a_figure_is_the_same_bytes_each_time(written: Path) -> None:
-    from mha_ablate.report.plots import answer_figure, curves_figure
+    from mha_ablate.report.figures import figures
 
     study = collect(written)
     report = assemble(study)
-    for draw in (answer_figure, curves_figure):
-        assert as_svg(draw(report, study)) == as_svg(draw(report, study))
-        assert "<dc:date>" not in as_svg(draw(report, study))
+    one, other = figures(report, study), figures(report, study)
+    for name in one:
+        svg = as_svg(one[name])
+        assert svg == as_svg(other[name])
+        assert "<dc:date>" not in svg
 
 
 @pytest.mark.usefixtures("quick")
@@ -660,12 +714,33 @@ def test_any_name_an_arm_may_have_can_be_drawn(study: Folder, name: str) -> None
     assert arm_of(report, name)["verdict"] == "costs"
 
 
+@pytest.mark.filterwarnings("error")
+def test_long_names_of_a_sweep_leave_room_for_what_is_drawn(study: Folder) -> None:
+    for n, batch in enumerate((12, 24)):
+        for seed, loss in enumerate(COSTS):
+            folder = study.run("none", seed, loss, below=f"b{n}", arm_hash=f"none-{n}")
+            wide = {"trainer": {"steps": 20, "batch_size": batch, "eval_every": 5 + n}, "optim": {"weight_decay": n}}
+            (folder / "config.yaml").write_text(yaml.safe_dump(wide))
+    study.arm("dense", BASE)
+    found = collect(study.path)
+    assert max(map(len, found.arms)) > 40
+    for figure in figures(assemble(found), found).values():
+        as_svg(figure)
+        as_png(figure)
+        for axes in figure.axes:
+            room = axes.get_window_extent()
+            assert room.width > 0.35 * figure.dpi * 5
+            if legend := axes.get_legend():
+                box = legend.get_window_extent()
+                assert 0 <= box.x0 <= box.x1 <= figure.bbox.width
+
+
 def test_a_name_with_a_leading_underscore_stands_in_the_legend(study: Folder) -> None:
-    from mha_ablate.report.plots import curves_figure
+    from mha_ablate.report.plots import drawn, loss_panel
 
     study.arm("dense", BASE).arm("_mine", COSTS)
     found = collect(study.path)
-    [axes] = curves_figure(assemble(found), found).axes
+    [axes] = drawn([loss_panel(assemble(found), found)], 3.0).axes
     legend = axes.get_legend()
     assert legend is not None
     assert [t.get_text() for t in legend.get_texts()] == ["dense", "_mine"]
@@ -757,7 +832,7 @@ def test_bits_per_byte_stand_where_a_token_is_not_a_byte(in_bytes: Folder) -> No
     assert [line.strip("| ").split(" | ")[3] for line in body] == [dense, none]
     assert bits_line(report) == f"bits per byte (a nat per token is 0.4809 here): dense {dense}, none {none}"
     assert f"costs 0.1200 nats per token, {FACTOR * 0.12:.4f} bits per byte, against dense" in report["sentence"]
-    assert none in page(report, [], "again")
+    assert none in page(report, collect(in_bytes.path), "again")
 
 
 def test_bits_per_byte_of_a_gain_are_a_size_too(study: Folder) -> None:
@@ -776,7 +851,7 @@ def test_bits_per_byte_are_left_out_where_a_token_is_a_byte_or_nobody_knows(
     assert wide(report) == (COLUMNS, rows(report))
     assert "bits" not in report["sentence"]
     assert "bits" not in markdown(report)
-    assert "bits" not in page(report, [], "again")
+    assert "bits" not in page(report, collect(study.path), "again")
 
 
 def test_bits_per_byte_of_what_is_unknown(in_bytes: Folder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -98,6 +99,19 @@ def test_a_state_is_found_by_the_configuration_that_it_belongs_to(folder: RunFol
     found, why = find_state(folder, "other")
     assert found is None
     assert "another configuration" in str(why)
+
+
+def test_a_disk_that_fails_does_not_cost_the_run(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    import safetensors
+
+    save(folder)
+
+    def fails(path: Path, **_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(path))
+
+    monkeypatch.setattr(safetensors, "safe_open", fails)
+    with pytest.raises(OSError, match="Input/output error"):
+        find_state(folder, "abc")
 
 
 def test_rewinding_cuts_off_what_came_later_and_leaves_no_scratch(folder: RunFolder) -> None:

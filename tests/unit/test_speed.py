@@ -172,9 +172,8 @@ def test_arms_take_turns_and_each_is_warmed_up_first(monkeypatch: pytest.MonkeyP
     configs: Any = {"a": "a", "b": "b"}
     found = timing.measure_steps(configs, lambda done, total: heard.append((done, total)))
     assert order[:3] == [("a", 0), ("b", 0), ("a", 1)]
-    assert order[3:7] == [("a", 2), ("b", 2), ("b", 2), ("a", 2)], (
-        "the order is turned round from one round to the next"
-    )
+    assert order[3:5] == order[6:4:-1], "the order is turned round from one round to the next"
+    assert sorted(order[3:5]) == [("a", 2), ("b", 2)]
     assert len(order) == 3 + 2 * timing.ROUNDS
     assert heard == [(i + 1, timing.turns(2)) for i in range(timing.turns(2))]
     assert found["b"]["step_ms"] == pytest.approx(200)

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from mha_ablate.stats.paired import Paired, holm, paired
+from mha_ablate.stats.paired import Paired, paired
+from mha_ablate.stats.sample import holm
 from mha_ablate.stats.verdict import ENOUGH_SEEDS, Verdict, decide
 
 
@@ -20,7 +21,7 @@ def made(
     *, mean: float = 0.0, ci90: tuple[float, float] = (-1.0, 1.0), p: float | None = 1.0, n: int = ENOUGH_SEEDS
 ) -> Paired:
     """A contrast with the numbers that the rule looks at."""
-    return Paired(dict.fromkeys(range(n), mean), mean, 0.1, ci90, ci90, p)
+    return Paired(dict.fromkeys(range(n), mean), mean, 0.1, ci90, ci90, p, mde=0.02)
 
 
 def word(contrast: Paired, margin: float = 0.01) -> str:
@@ -39,7 +40,10 @@ def test_paired_by_hand() -> None:
 
 
 def test_one_seed_gives_no_interval() -> None:
-    assert paired({4: 2.5}, {4: 2.0}) == Paired({4: 0.5}, 0.5, None, None, None, None)
+    found = paired({4: 2.5}, {4: 2.0})
+    assert found == Paired({4: 0.5}, 0.5, p_worse=1.0, p_worse_ci95=found.p_worse_ci95)
+    assert found.p_worse_ci95 == pytest.approx((0.025, 1.0))
+    assert found.p_equivalence(1.0) is None
 
 
 def test_only_shared_seeds_are_compared() -> None:
@@ -144,6 +148,17 @@ def test_an_incomplete_arm_stays_undecided_and_in_the_family() -> None:
     assert verdicts["a"].p_holm == pytest.approx(0.002)
 
 
+def test_arms_without_a_p_yet_count_among_the_contrasts() -> None:
+    contrasts = {"a": made(mean=0.1, p=0.03), "b": against_zero(5.0)}
+    verdicts = decide(
+        contrasts, margin=0.01, incomplete={"b": "7 of 8 seeds of b missing", "c": "8 of 8 seeds of c missing"}
+    )
+    assert verdicts["a"].p_holm == pytest.approx(0.09)
+    assert verdicts["a"].word == "undecided"
+    assert verdicts["b"].p_holm is None
+    assert verdicts.keys() == contrasts.keys()
+
+
 def test_an_incomplete_arm_is_not_equivalent_either() -> None:
     contrast = made(ci90=(-0.001, 0.001))
     assert decide({"a": contrast}, margin=0.01, incomplete={"a": "missing"})["a"].word == "undecided"
@@ -167,6 +182,7 @@ def test_below_eight_seeds_a_verdict_is_a_look(n: int) -> None:
         (made(ci90=(-0.001, 0.001)), "±0.01 nats"),
         (made(mean=0.1, p=0.001), "p = 0.001"),
         (made(mean=0.1, p=0.5), "not within ±0.01 nats"),
+        (made(mean=0.1, p=0.5, n=3), "3 seeds can detect 0.02 nats at best"),
     ],
 )
 def test_a_reason_carries_its_numbers(contrast: Paired, clause: str) -> None:

@@ -378,7 +378,7 @@ WRONG = [
         "a power of two that divides d_model = 24 (2, 4, 8) or null",
     ),
     ("low_rank", "rank", (0, -1, 25, 1.5, True, "a", math.nan), "a whole number from 1 to 24"),
-    ("grouped", "groups", (0, 3, 8, 2.0, True, None, "a"), "a divisor of n_heads = 4 (1, 2, 4)"),
+    ("grouped", "groups", (0, 3, 8, 2.0, True, "a"), "a divisor of n_heads = 4 (1, 2, 4)"),
     ("grouped", "rank", (0, 13, 1.5, True, "a"), "a whole number from 1 to 12"),
     ("tied", "to", ("value", None, True, 1, ["values"]), "values or layers"),
     ("skip_gain", "a", (math.nan, math.inf, -math.inf, True, None, "a"), "a finite number"),
@@ -457,3 +457,9 @@ def test_lines_of_another_setting_stand_on_those_of_the_yaml() -> None:
     found = formulas("y = z\n\nParameters: H\nParameters [per=head]: D\nFLOPs: 2 H\nClass: N")
     rest = {"Frozen": "0", "Elementwise": "0", "FLOPs": "2 H"}
     assert found == {"": {"Parameters": "H", **rest}, "per=head": {"Parameters": "D", **rest}}
+
+
+@pytest.mark.parametrize(("n_heads", "groups"), [(1, 1), (2, 2), (3, 1), (4, 2)])
+def test_grouped_takes_two_groups_where_they_divide_the_heads(n_heads: int, groups: int) -> None:
+    config = compose(["fc_out=grouped", f"model.n_heads={n_heads}", f"model.d_model={24 * n_heads}"]).config
+    assert fc_outs(model_of(config, 5, "meta"))[0].groups == groups

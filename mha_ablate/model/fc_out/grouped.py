@@ -16,18 +16,20 @@ from mha_ablate.model.layers import Linear
 class Grouped(FcOut):
     """y = U [V_1 z_1; ...; V_g z_g] (+ b): each of g groups of heads down to r channels, then one full map of them all.
 
-    Shapes: V `[g, r, H*D/g]`, U `[C, g r]`, b `[C]` where model.bias is set. Settings `groups` = g divides n_heads; `rank` = r:
-    1 to H*D/g, null takes d_model // 4, or less where that is too large. Start: each factor has the root of dense's gain.
+    Shapes: V `[g, r, H*D/g]`, U `[C, g r]`, b `[C]` where model.bias is set. Settings `groups` = g divides n_heads, null
+    takes 2 where that does and 1 where not; `rank` = r: 1 to H*D/g, null takes d_model // 4, or less where that is too large.
+    Start: each factor has the root of dense's gain.
 
     Parameters: r H D + g r C
     FLOPs: 2 r H D + 2 g r C
     Class: between: D where no group loses rank
-    Source: the grouped output projection of DeepSeek's models
+    Source: DeepSeek-AI 2026, DeepSeek-V4: its grouped output projection (o_groups, o_lora_rank)
     """
 
-    def __init__(self, place: Place, *, groups: Any = 2, rank: Any = None) -> None:
+    def __init__(self, place: Place, *, groups: Any = None, rank: Any = None) -> None:
         super().__init__(place)
         allowed = [g for g in range(1, place.n_heads + 1) if place.n_heads % g == 0]
+        groups = (2 if 2 in allowed else 1) if groups is None else groups
         if type(groups) is not int or groups not in allowed:
             words = f"a divisor of n_heads = {place.n_heads} ({', '.join(map(str, allowed))})"
             raise refused("grouped", "groups", groups, words)

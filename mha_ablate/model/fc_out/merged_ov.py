@@ -12,13 +12,14 @@ from mha_ablate.model.fc_out.base import FcOut
 class MergedOV(FcOut):
     """y = s sum_h z_h: each head's values are d_model wide and its outputs are summed; W_V and W_O are one map.
 
-    Shapes: z `[B T H C]`; W_V has H C^2 weights in place of C H D (attention=fused). Every dense W_O is a case of it. s is a
-    constant, dense's gain / sqrt(H), that starts the branch as loud as dense does. b_V does what a bias would.
+    Shapes: z `[B T H C]`; W_V has H C^2 weights in place of C H D (attention=fused), and every dense W_O is a case of it. Under
+    attention=split one map C/H -> C serves every head, which is less than dense where H > 1. s is a constant, dense's gain /
+    sqrt(H), that starts the branch as loud as dense does. b_V does what a bias would.
 
     Parameters: 0
     FLOPs: 0
     Elementwise: H C
-    Class: D and more: W_V,h W_O,h has rank D there, up to C here
+    Class: D and more under attention=fused: W_V,h W_O,h has rank D there, up to C here
     Source: Elhage et al. 2021, A Mathematical Framework for Transformer Circuits: the OV circuit as one matrix
     """
 

@@ -22,7 +22,7 @@ class SkipGain(WithBias):
     FLOPs: 2 C^2
     Elementwise: 3 C
     Class: D
-    Source: He & Hofmann, arXiv 2311.01906, section 4.2: how far from the identity training goes
+    Source: He & Hofmann, arXiv 2311.01906, section 4.1 (the form), 4.2 (how far from the identity training goes)
     """
 
     def __init__(self, place: Place, *, a: Any = 1.0, b: Any = 1.0) -> None:

@@ -1,0 +1,313 @@
+"""Several studies side by side: points of one study, stages of tuning, or any studies below one folder."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from mha_ablate.cost.freedom import freedom_lost
+from mha_ablate.errors import RequestError
+from mha_ablate.report.assemble import assemble, missing_seeds
+from mha_ablate.report.joint_page import joint_page
+from mha_ablate.report.joint_plots import joint_figures
+from mha_ablate.report.plots import as_png, as_svg
+from mha_ablate.report.tables import latex_table, markdown_table, parts_csv, regenerating
+from mha_ablate.run.folder import StudyFolder, write_atomic
+from mha_ablate.stats.paired import paired
+from mha_ablate.stats.verdict import decide
+from mha_ablate.study.collect import Study, collect
+from mha_ablate.study.parts import GRID, SHARED, STABLE, TUNED, Tuning, tuning_of
+
+COLUMNS = ("point", "arm", "val loss", "delta, 95%", "verdict")
+STAGES = {SHARED: "shared rate", TUNED: "own best rate", "": ""}
+
+
+def studies_below(path: Path) -> list[Path]:
+    """Folders of studies below a folder that is none itself."""
+    if (path / "plan.json").exists():
+        return []
+    return sorted(file.parent for file in path.rglob("plan.json"))
+
+
+def write_joint(path: Path, *, margin: float | None = None) -> dict[str, Any]:
+    """Collect the studies below `path`, write report.json, report.html and figures to `path/report`; returns the report.
+
+    Raises RequestError where there is none that has a run.
+    """
+    studies = _studies(path)
+    report = _assembled(path, studies, margin)
+    folder = StudyFolder(path).report_dir
+    if folder.is_symlink():
+        raise RequestError(f"{folder} is a link, and a report is written beside its runs: remove the link")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    named = {f.relative_to(path).as_posix(): study for f, study in studies.items()}
+    write_atomic(folder / "runs.csv", parts_csv(named))
+    write_atomic(folder / "table.md", markdown_table(COLUMNS, rows(report)))
+    write_atomic(folder / "table.tex", latex_table(COLUMNS, rows(report)))
+    svgs: list[str] = []
+    for name, figure in joint_figures(report).items():
+        svgs.append(as_svg(figure))
+        write_atomic(folder / f"{name}.svg", svgs[-1])
+        write_atomic(folder / f"{name}.png", as_png(figure))
+    write_atomic(folder / "report.html", joint_page(report, svgs, regenerating(path, None, margin)))
+    return report
+
+
+def joint_report(path: Path, *, margin: float | None = None) -> dict[str, Any]:
+    """`{study, name, one_study, parts, tunings, notes, sentence}`: each part with its arms and their deltas to its own baseline.
+
+    Where the parts are those of one study, verdicts are over all its contrasts; studies that happen to lie together keep their own.
+    """
+    return _assembled(path, _studies(path), margin)
+
+
+def _studies(path: Path) -> dict[Path, Study]:
+    """The studies below a folder that have a run, by their folders."""
+    return {folder: collect(folder) for folder in studies_below(path) if any(folder.rglob("run.json"))}
+
+
+def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> dict[str, Any]:
+    parts = [_part(path, study, margin) for f, study in studies.items() if f.name != GRID]
+    tunings = [_tuning(path, f, study) for f, study in studies.items() if f.name == GRID]
+    if not parts:
+        raise RequestError(f"{path} holds no study with a finished run: give a folder that `mha-ablate compare` wrote")
+    parts.sort(key=lambda part: (list(STAGES).index(part["stage"]), part["x"] is None, part["x"] or 0, part["point"]))
+    whole = StudyFolder(path).parts()
+    absent = _absent(whole, parts) if whole else []
+    if whole:
+        _decide_all(parts, absent)
+    name = path.resolve().name
+    report = {
+        "study": whole["study"] if whole else name,
+        "name": name,
+        "axis": _axis(parts),
+        "parts": parts,
+        "tunings": tunings,
+    }
+    report["one_study"] = bool(whole)
+    late = [f"not run yet: {', '.join('/'.join(filter(None, place)) for place in absent)}"] if absent else []
+    grids = [note for f, study in studies.items() if f.name == GRID for note in _grid_notes(path, study)]
+    report["notes"] = [*late, *grids, *_notes(report)]
+    report["sentence"] = _sentence(report)
+    return report
+
+
+def _absent(whole: dict[str, Any], parts: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """(point, stage) of the parts that the study has and that have no run yet."""
+    there = {(part["point"], part["stage"]) for part in parts}
+    stages = (SHARED, TUNED) if whole.get("tune") else ("",)
+    wanted = [(point, stage) for stage in stages for point in whole["points"] or [""]]
+    return [place for place in wanted if any(place) and place not in there]
+
+
+def _grid_notes(root: Path, grid: Study) -> list[str]:
+    """Of the cells of a grid that did not come to an end: their arms are judged without these rates."""
+    ended = {f"{run.arm}/seed={run.seed}" for run in grid.runs if run.state in ("ok", "diverged")}
+    cells = (grid.plan or {}).get("cells") or {f"{run.arm}/seed={run.seed}": "" for run in grid.runs}
+    lost = [cell for cell in cells if cell not in ended]
+    shown = ", ".join(lost[:5]) + (" ..." if len(lost) > 5 else "")
+    where = grid.folder.path.relative_to(root).as_posix()
+    return [f"{where}: {len(lost)} cell(s) have not ended, and their rates are left out: {shown}"] if lost else []
+
+
+def _part(root: Path, study: Study, margin: float | None) -> dict[str, Any]:
+    """One study as a part: where it stands, its arms, its waterfall, and what algebra says that removal takes away."""
+    report = assemble(study, margin=margin)
+    point, stage = _place(root, study.folder.path)
+    base = report["baseline"]
+    return {
+        "point": point,
+        "stage": stage,
+        "x": _number(point),
+        "folder": study.folder.path.relative_to(root).as_posix(),
+        **{key: report[key] for key in ("baseline", "margin", "kind", "plan_hash", "arms", "waterfall", "sentence")},
+        "missing": {a["arm"]: why for a in report["arms"][1:] if (why := missing_seeds(study, a["arm"], base))},
+        "freedom_lost": _freedom(study, base),
+        "setting": report["setting"],
+        "notes": report["notes"],
+    }
+
+
+def _place(root: Path, folder: Path) -> tuple[str, str]:
+    """(point, stage) of a part, by its folder below the root."""
+    names = folder.relative_to(root).parts
+    stage = names[-1] if names[-1] in STAGES else ""
+    return "/".join(names[:-1] if stage else names), stage
+
+
+def _number(point: str) -> float | None:
+    """The value of a point such as `n_heads=4`; None where it is no number."""
+    try:
+        value = float(point.rpartition("=")[2])
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _freedom(study: Study, base: str) -> float | None:
+    """Degrees of freedom that the OV maps of all layers lose without a projection; None where the sizes do not say."""
+    config = next((run.config for run in study.of(base) if run.config), {})
+    model, attention = config.get("model") or {}, config.get("attention") or {}
+    d, heads, layers = (model.get(key) for key in ("d_model", "n_heads", "n_layers"))
+    usual = attention.get("value", "learned") == "learned" and model.get("head_dim") in (
+        None,
+        d and heads and d // heads,
+    )
+    if not (d and heads and layers and usual):
+        return None
+    return layers * freedom_lost(d, heads, split=attention.get("qkv") == "split")
+
+
+def _axis(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the points differ in, by their names."""
+    names = {part["point"].rpartition("=")[0] for part in parts}
+    numeric = len(names) == 1 and all(part["x"] is not None for part in parts)
+    return {"name": names.pop() if numeric else "study", "numeric": numeric}
+
+
+def _decide_all(parts: list[dict[str, Any]], absent: list[tuple[str, str]]) -> None:
+    """Verdicts over all contrasts of a stage together: ten points are ten chances of a false alarm, those to come among them."""
+    for stage in STAGES:
+        of_stage = [part for part in parts if part["stage"] == stage]
+        of_point = max((len(part["arms"]) - 1 for part in of_stage), default=0)
+        later = {f"{place}\n{n}": "not run yet" for place in absent if place[1] == stage for n in range(of_point)}
+        for margin in {part["margin"] for part in of_stage}:
+            cells = [(p, a) for p in of_stage if p["margin"] == margin for a in p["arms"][1:] if a["delta"]]
+            contrasts = {f"{p['folder']}\n{a['arm']}": paired(_losses(a), _losses(p["arms"][0])) for p, a in cells}
+            missing = {f"{p['folder']}\n{arm}": why for p in of_stage for arm, why in p["missing"].items()}
+            verdicts = decide(contrasts, margin=margin, incomplete=missing | later)
+            for part, arm in cells:
+                verdict = verdicts[f"{part['folder']}\n{arm['arm']}"]
+                arm |= {"verdict": verdict.word, "verdict_reason": verdict.reason, "look": verdict.look}
+                arm["delta"] |= {"p_holm": verdict.p_holm, "verdict_reason": verdict.reason}
+
+
+def _losses(arm: dict[str, Any]) -> dict[int, float]:
+    return {int(seed): loss for seed, loss in arm["val_loss"]["values"].items() if loss is not None}
+
+
+def _tuning(root: Path, folder: Path, grid: Study) -> dict[str, Any]:
+    """A grid as plain values; a loss that was not finite is None."""
+    found: Tuning = tuning_of(grid)
+    finite = {
+        arm: {f"{rate:g}": loss if math.isfinite(loss) else None for rate, loss in sorted(curve.items())}
+        for arm, curve in found.losses.items()
+    }
+    trains = {arm for arm, curve in finite.items() if any(loss is not None for loss in curve.values())}
+    kept = Tuning({arm: curve for arm, curve in found.losses.items() if arm in trains}, found.seeds)
+    return {
+        "point": _place(root, folder.parent / SHARED)[0],
+        "seeds": found.seeds,
+        "losses": finite,
+        "best": kept.best,
+        "at_edge": kept.at_edge if trains else [],
+        "widest_stable": kept.widest_stable,
+        "sensitivity": kept.sensitivity,
+    }
+
+
+def _notes(report: dict[str, Any]) -> list[str]:
+    """What a reader must know before believing the numbers: the joint ones first, then those of each part."""
+    notes = []
+    for tuning in report["tunings"]:
+        if tuning["at_edge"]:
+            where = f"{tuning['point']}: " if tuning["point"] else ""
+            notes.append(
+                f"{where}the best rate of {', '.join(tuning['at_edge'])} lies at the edge of the grid, which was not widened any "
+                "further: a better one may lie outside"
+            )
+    notes += _unlike(report)
+    for part in report["parts"]:
+        where = part["folder"]
+        notes += [f"{where}: {note}" for note in part["notes"] if not note.startswith("step times")]
+    return notes
+
+
+def _unlike(report: dict[str, Any]) -> list[str]:
+    """What parts differ in that nobody swept, and that tells their numbers apart."""
+    notes = []
+    for key in ("text", "tokenizer", "trainer.steps", "trainer.batch_size", "model.context"):
+        found: dict[str, list[str]] = {}
+        for part in report["parts"]:
+            text, same = part["setting"]["text"], part["setting"]["same"]
+            value = text.get({"text": "name"}.get(key, key), same.get(key))
+            if value is not None:
+                found.setdefault(str(value), []).append(part["folder"])
+        swept = report["axis"]["name"] == key.rpartition(".")[2]
+        if len(found) > 1 and not swept:
+            shown = "; ".join(f"{value} ({', '.join(places)})" for value, places in found.items())
+            so = ", so that their nats per token cannot be compared with each other" if key == "tokenizer" else ""
+            notes.append(f"parts differ in {key}: {shown}{so}")
+    return notes
+
+
+def _sentence(report: dict[str, Any]) -> str:
+    """The removal at every point and stage, in words."""
+    clauses = []
+    arms = {_main(part)["arm"] for part in report["parts"] if _main(part)}
+    for stage, words in STAGES.items():
+        parts = [part for part in report["parts"] if part["stage"] == stage]
+        told = [f"{_named(part, arms)}{_told(_main(part))}" for part in parts if _main(part)]
+        if told:
+            clauses.append(f"{f'at the {words}' if words else 'against the baseline'}: {', '.join(told)}")
+    seeds = {_main(part)["n"] for part in report["parts"] if _main(part)}
+    if not clauses:
+        return "No part has an arm to compare with its baseline."
+    over = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
+    return f"What {' or '.join(sorted(arms))} costs in nats per token over {over} paired seeds, {'; '.join(clauses)}."
+
+
+def _named(part: dict[str, Any], arms: set[str]) -> str:
+    """Point, and its arm where that is not the same at all."""
+    names = (part["point"], _main(part)["arm"] if len(arms) > 1 else "")
+    return "".join(f"{name} " for name in names if name)
+
+
+def _told(arm: dict[str, Any]) -> str:
+    delta = arm["delta"]
+    half = f" ±{(delta['ci95'][1] - delta['ci95'][0]) / 2:.4f}" if delta["ci95"] else ""
+    return f"{delta['mean']:+.4f}{half} ({arm['verdict']}{', a look' if arm['look'] else ''})"
+
+
+def _main(part: dict[str, Any]) -> dict[str, Any]:
+    """The removal of a part, or its first arm that has a delta; empty without one."""
+    others = [arm for arm in part["arms"][1:] if arm["delta"]]
+    removed = [arm for arm in others if arm["cost"].get("params_fc_out") == 0]
+    return next(iter([*removed, *others]), {})
+
+
+def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row of text per arm of a part, in the order of `COLUMNS`."""
+    from mha_ablate.report.tables import delta_text, verdict_text
+
+    return [
+        (
+            " ".join(word for word in (part["point"], STAGES[part["stage"]]) if word),
+            arm["arm"],
+            "-" if arm["val_loss"]["mean"] is None else f"{arm['val_loss']['mean']:.4f}",
+            delta_text(arm),
+            verdict_text(arm),
+        )
+        for part in report["parts"]
+        for arm in part["arms"]
+    ]
+
+
+def tuning_rows(tuning: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Arm, best rate, widest stable rate, sensitivity."""
+    return [
+        (arm, f"{best:g}", _widest(tuning, arm), f"{tuning['sensitivity'][arm]:.3f}")
+        for arm, best in tuning["best"].items()
+    ]
+
+
+def _widest(tuning: dict[str, Any], arm: str) -> str:
+    """The widest stable rate; at the end of the grid nobody knows how much further it goes."""
+    rate = tuning["widest_stable"][arm]
+    return f"{rate:g}" + (" or more" if rate == max(float(r) for r in tuning["losses"][arm]) else "")
+
+
+TUNING_COLUMNS = ("arm", "best rate", f"highest rate within {STABLE:g} nats of it", "sensitivity")

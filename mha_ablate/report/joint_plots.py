@@ -1,0 +1,182 @@
+"""Figures of several studies side by side: deltas against what was swept, loss against learning rate, waterfalls in a row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mha_ablate.report.plots import BAND, GREY, GRID, PALETTE, STYLE
+from mha_ablate.study.parts import SHARED, TUNED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 10  # inches, of every figure: they are shown at one width, and letters should have one size
+TITLES = {"": "Delta to the baseline", SHARED: "At the shared learning rate", TUNED: "At each arm's own best rate"}
+
+
+def joint_figures(report: dict[str, Any]) -> dict[str, Figure]:
+    """Figures by file name."""
+    figures = {"deltas": deltas_figure(report)}
+    if report["tunings"]:
+        figures["rates"] = rates_figure(report)
+    if any(part["waterfall"] for part in report["parts"]):
+        figures["waterfalls"] = waterfalls_figure(report)
+    return figures
+
+
+def deltas_figure(report: dict[str, Any]) -> Figure:
+    """Delta with its 95% interval and every seed against the swept quantity, by stage; below, what algebra says is lost."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    stages = list(dict.fromkeys(part["stage"] for part in report["parts"]))
+    foretold = report["axis"]["numeric"] and all(part["freedom_lost"] is not None for part in report["parts"])
+    rows = 2 if foretold else 1
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.6 + 1.5 * foretold), layout="constrained")
+        grid = figure.subplots(
+            rows, len(stages), squeeze=False, sharex="col", sharey="row", height_ratios=(3, 1)[:rows]
+        )
+        for column, stage in enumerate(stages):
+            parts = [part for part in report["parts"] if part["stage"] == stage]
+            _deltas(grid[0][column], parts, report, legend=column == 0)
+            grid[0][column].set_title(TITLES[stage])
+            if foretold:
+                _freedom(grid[1][column], _places(parts, report), parts, first=column == 0)
+            _x_axis(grid[-1][column], report)
+        grid[0][0].set_ylabel("nats per token (above 0: worse)")
+    return figure
+
+
+def _places(parts: list[dict[str, Any]], report: dict[str, Any]) -> list[float]:
+    """Where parts stand on the axis: evenly, whatever their values."""
+    points = list(dict.fromkeys(part["point"] for part in report["parts"]))
+    return [float(points.index(part["point"])) for part in parts]
+
+
+def _deltas(axes: Axes, parts: list[dict[str, Any]], report: dict[str, Any], *, legend: bool) -> None:
+    margin = max(part["margin"] for part in parts)
+    axes.axhspan(-margin, margin, color=BAND, lw=0, zorder=0)
+    axes.axhline(0, color=GREY, lw=1, zorder=1)
+    colours = arm_colours(report)
+    for number, (arm, colour) in enumerate(colours.items()):
+        shift = (number - (len(colours) - 1) / 2) * min(0.12, 0.6 / len(colours))
+        found = [
+            (place + shift, a["delta"])
+            for place, part in zip(_places(parts, report), parts, strict=True)
+            for a in part["arms"][1:]
+            if a["arm"] == arm and a["delta"]
+        ]
+        if not found:
+            continue
+        xs, deltas = zip(*found, strict=True)
+        axes.plot(xs, [d["mean"] for d in deltas], "o-", color=colour, lw=1.2, ms=5, label=arm)
+        for x, delta in found:
+            seeds = list(delta["values"].values())
+            axes.plot([x] * len(seeds), seeds, "_", color=colour, ms=6, alpha=0.5)
+            if delta["ci95"]:
+                axes.plot((x, x), delta["ci95"], color=colour, lw=2, solid_capstyle="butt")
+    axes.grid(axis="y", color=GRID, lw=0.6)
+    if legend and colours:
+        axes.legend(frameon=False)
+
+
+def _freedom(axes: Axes, places: list[float], parts: list[dict[str, Any]], *, first: bool) -> None:
+    axes.bar(places, [part["freedom_lost"] / 1e3 for part in parts], width=0.5, color=GREY, alpha=0.5)
+    axes.set_ylim(bottom=0)
+    if first:
+        axes.set_ylabel("freedom lost,\nthousands")
+
+
+def _x_axis(axes: Axes, report: dict[str, Any]) -> None:
+    points = list(dict.fromkeys(part["point"] for part in report["parts"]))
+    labels = [p.rpartition("=")[2] if report["axis"]["numeric"] else p for p in points]
+    long = max(map(len, labels), default=0) > 8
+    axes.set_xticks(range(len(points)), labels, rotation=30 if long else 0, ha="right" if long else "center")
+    axes.set_xlim(-0.6, len(points) - 0.4)
+    axes.set_xlabel(report["axis"]["name"] if report["axis"]["numeric"] else "")
+
+
+def rates_figure(report: dict[str, Any]) -> Figure:
+    """Loss against learning rate for each arm, its best rate ringed: how far arms differ in the rate that they want."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    tunings = report["tunings"]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.6 * -(-len(tunings) // 3)), layout="constrained")
+        grid = figure.subplots(-(-len(tunings) // 3), min(len(tunings), 3), squeeze=False, sharey=True)
+        for axes, tuning in zip(grid.flat, tunings, strict=False):
+            _rates(axes, tuning, report)
+        for axes in list(grid.flat)[len(tunings) :]:
+            axes.set_visible(False)
+        grid[0][0].set_ylabel("validation loss, nats per token")
+    return figure
+
+
+def _rates(axes: Axes, tuning: dict[str, Any], report: dict[str, Any]) -> None:
+    colours = {report["parts"][0]["baseline"]: GREY} | arm_colours(report)
+    for arm, curve in tuning["losses"].items():
+        known = [(float(rate), loss) for rate, loss in curve.items() if loss is not None]
+        if not known:
+            continue
+        xs, ys = zip(*known, strict=True)
+        axes.plot(xs, ys, "o-", color=colours.get(arm, GREY), ms=4, lw=1.5, label=arm)
+        best = tuning["best"][arm]
+        axes.plot(best, curve[f"{best:g}"], "o", ms=11, mfc="#00000000", mec=colours.get(arm, GREY), mew=1.6)
+    axes.set_xscale("log")
+    rates = sorted({float(rate) for curve in tuning["losses"].values() for rate in curve})
+    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axes.minorticks_off()
+    axes.set(title=tuning["point"] or "Loss against learning rate", xlabel="learning rate (ring: the best)")
+    axes.grid(axis="y", color=GRID, lw=0.6)
+    axes.legend(frameon=False)
+
+
+def waterfalls_figure(report: dict[str, Any]) -> Figure:
+    """The cost of removal taken apart at every point: a group of bars for each, the whole first, each with its interval."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    stages = list(dict.fromkeys(part["stage"] for part in report["parts"]))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+        grid = figure.subplots(1, len(stages), squeeze=False, sharey=True)[0]
+        for axes, stage in zip(grid, stages, strict=True):
+            parts = [p for p in report["parts"] if p["stage"] == stage and p["waterfall"]]
+            _waterfalls(axes, parts, report)
+            axes.set_title(f"Removal taken apart{': ' + TITLES[stage].lower() if stage else ''}")
+        grid[0].set_ylabel("nats per token")
+        grid[0].legend(frameon=False)
+    return figure
+
+
+def _waterfalls(axes: Axes, parts: list[dict[str, Any]], report: dict[str, Any]) -> None:
+    axes.axhline(0, color=GREY, lw=1)
+    named: set[str] = set()
+    for place, part in zip(_places(parts, report), parts, strict=True):
+        steps = [{"name": "the whole", **part["waterfall"]["total"]}, *part["waterfall"]["steps"]]
+        width = 0.8 / len(steps)
+        for number, step in enumerate(steps):
+            colour = GREY if number == 0 else PALETTE[(number - 1) % len(PALETTE)]
+            x, delta = place + (number - (len(steps) - 1) / 2) * width, step["delta"]
+            axes.bar(
+                x,
+                delta["mean"],
+                width=0.9 * width,
+                color=colour,
+                alpha=0.75,
+                label=None if step["name"] in named else step["name"],
+            )
+            named.add(step["name"])
+            if delta["ci95"]:
+                axes.plot((x, x), delta["ci95"], color=colour, lw=2, solid_capstyle="butt")
+    axes.grid(axis="y", color=GRID, lw=0.6)
+    _x_axis(axes, report)
+
+
+def arm_colours(report: dict[str, Any]) -> dict[str, str]:
+    """A colour per arm besides the baselines, the same at every point."""
+    arms = dict.fromkeys(arm["arm"] for part in report["parts"] for arm in part["arms"][1:])
+    return {arm: PALETTE[i % len(PALETTE)] for i, arm in enumerate(arms)}

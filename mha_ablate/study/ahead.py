@@ -1,0 +1,112 @@
+"""A plan ahead of its study: from a pilot's spread, or a given one, to seeds and hours."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mha_ablate.errors import RequestError
+from mha_ablate.stats import power as of_t
+from mha_ablate.stats.paired import paired
+from mha_ablate.stats.verdict import ALPHA, ENOUGH_SEEDS
+from mha_ablate.study.collect import Run, Study
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The sd of an arm's paired differences: from `seeds` pairs, and what is planned with, its upper 80% limit."""
+
+    sd: float
+    seeds: int | None  # None: given, and taken as it is
+
+    @property
+    def planned(self) -> float:
+        """What the plan rests on. A pilot's sd is itself uncertain: from 3 seeds the upper limit is 2.1 times as large."""
+        return self.sd if self.seeds is None else of_t.upper_sd(self.sd, self.seeds)
+
+
+@dataclass(frozen=True)
+class Need:
+    """What one contrast takes: seeds to find the effect, and seeds to be called equivalent where there is none."""
+
+    spread: Spread
+    seeds: int | None
+    seeds_for_equivalence: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plan.json holds it."""
+        return {**asdict(self.spread), "planned_sd": self.spread.planned, "seeds_needed": self.seeds}
+
+
+@dataclass(frozen=True)
+class Reckoning:
+    """How many seeds a study needs: for every contrast, at the significance that Holm asks of the smallest p of them all."""
+
+    effect: float
+    power: float
+    margin: float
+    needs: dict[str, Need]
+
+    @property
+    def alpha(self) -> float:
+        """0.05 over the number of contrasts."""
+        return ALPHA / len(self.needs)
+
+    @property
+    def seeds(self) -> int:
+        """As many as the contrast that needs most, and never so few that a verdict is a look. Raises RequestError beyond 10,000."""
+        wanted = [need.seeds for need in self.needs.values()]
+        if None in wanted:
+            raise RequestError(
+                f"--effect {self.effect:g}: more than {of_t.MOST} seeds would be needed to see so little; ask for a larger effect"
+            )
+        return max(ENOUGH_SEEDS, *(n for n in wanted if n is not None))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plan.json holds it."""
+        contrasts = {arm: need.to_json() for arm, need in self.needs.items()}
+        return {"effect": self.effect, "power": self.power, "alpha": self.alpha, "contrasts": contrasts}
+
+
+def reckon(spreads: dict[str, Spread], *, effect: float, power: float, margin: float) -> Reckoning:
+    """What a true difference of `effect` nats takes to be found with `power` in each contrast."""
+    alpha = ALPHA / len(spreads)
+    needs = {
+        arm: Need(
+            spread,
+            of_t.seeds_for(effect, spread.planned, alpha=alpha, power=power),
+            of_t.seeds_for_equivalence(margin, spread.planned, power=power),
+        )
+        for arm, spread in spreads.items()
+    }
+    return Reckoning(effect, power, margin, needs)
+
+
+def spreads_of(pilot: Study, baseline: str, arms: list[str]) -> dict[str, Spread]:
+    """The spread of each arm's differences in a pilot. Raises RequestError for an arm with fewer than two pairs, or with none."""
+    losses = {arm: {r.seed: r.val_loss for r in pilot.of(arm) if r.val_loss is not None} for arm in (baseline, *arms)}
+    found = {}
+    for arm in arms:
+        shared = losses[arm].keys() & losses[baseline].keys()
+        if len(shared) < 2:
+            raise RequestError(
+                f"{pilot.folder.path} has {len(shared)} finished pair(s) of {arm} and {baseline}, and a spread takes two: run more "
+                "seeds of it, or give --sd"
+            )
+        sd = paired(losses[arm], losses[baseline]).sd
+        assert sd is not None
+        found[arm] = Spread(sd, len(shared))
+    return found
+
+
+def seconds_a_cell(runs: list[Run], steps: int) -> float | None:
+    """How long a cell of so many steps takes, by the runs that ended well, one by one on their worker; None without any."""
+    paces = [
+        (float(run.about["ended"]) - float(run.about["started"])) / run.about["result"]["step"]
+        for run in runs
+        if run.state == "ok" and "ended" in run.about and "resumed" not in run.about and run.about["result"].get("step")
+    ]
+    paces = [pace for pace in paces if pace > 0 and math.isfinite(pace)]
+    return steps * statistics.median(paces) if paces else None

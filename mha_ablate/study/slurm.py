@@ -1,0 +1,85 @@
+"""Slurm seen through `squeue`: which jobs are still there. No accounting database is asked, since many clusters have none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+PATIENCE = 600.0  # seconds for which a queue that does not answer is taken to be as it was
+
+
+def queue() -> dict[str, str] | None:
+    """`{job: state}` of this user's jobs, elements of an array apart; None where the queue does not answer."""
+    command = ["squeue", "--noheader", "--array", "--all", "--format", "%i|%T", "--user", str(os.getuid())]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode:
+        return None
+    return {job: state for job, _, state in (line.strip().partition("|") for line in done.stdout.splitlines()) if job}
+
+
+def still_there(jobs: set[str]) -> set[str]:
+    """Those of the jobs that wait or run. A queue that does not answer is taken to hold them all."""
+    found = queue() if jobs else {}
+    return jobs if found is None else {job for job in jobs if found.get(job, ENDED[0]) not in ENDED}
+
+
+def _watcher() -> Any:
+    """Submitit's watcher, asking `squeue` instead of `sacct`: a job that is not in the queue has ended."""
+    from submitit.slurm.slurm import SlurmInfoWatcher
+
+    class QueueWatcher(SlurmInfoWatcher):
+        silent_since: float | None = None
+
+        def update(self) -> None:
+            """Look at the queue once."""
+            self._num_calls += 1
+            found, now = queue(), time.time()
+            self._last_status_check = now
+            if found is None:
+                self.silent_since = self.silent_since or now
+                if now - self.silent_since < PATIENCE:
+                    return
+            else:
+                self.silent_since = None
+            for job in self._registered:
+                state = (found or {}).get(job, "GONE")
+                if job not in self._finished:
+                    self._info_dict[job] = {"JobID": job, "State": state if state in (*ENDED, "GONE") else "RUNNING"}
+            self._finished = {job for job in self._registered if self.is_done(job, mode="cache")}
+
+    return QueueWatcher(delay_s=5)
+
+
+@contextmanager
+def heard_jobs() -> Iterator[list[Any]]:
+    """Inside, every job that submitit submits is in the list that this yields, and Slurm's are watched by `squeue`.
+
+    Hydra's launcher keeps the jobs to itself, and submitit waits for ever on a killed one where there is no accounting.
+    """
+    jobs: list[Any] = []
+    try:
+        from submitit.core.core import Executor
+        from submitit.slurm.slurm import SlurmJob
+    except ImportError:
+        yield jobs
+        return
+    submit, watcher = Executor.map_array, SlurmJob.watcher
+
+    def map_array(self: Any, *given: Any, **named: Any) -> list[Any]:
+        made = submit(self, *given, **named)
+        jobs.extend(made)
+        return made
+
+    Executor.map_array, SlurmJob.watcher = map_array, _watcher()
+    try:
+        yield jobs
+    finally:
+        Executor.map_array, SlurmJob.watcher = submit, watcher

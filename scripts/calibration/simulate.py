@@ -1,0 +1,151 @@
+"""Samples of differences whose mean, spread and shape are known, and how often each statistic is right about them.
+
+Every distribution has mean 0 and standard deviation 1, so that effects and margins are in standard deviations. Shares are
+between 0 and 1. What is drawn depends on the distribution and on N alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mha_ablate.stats import sample
+from mha_ablate.stats.power import power_of, seeds_for, seeds_for_equivalence, smallest_effect, upper_sd
+from mha_ablate.stats.verdict import ALPHA
+from scripts.calibration.rule import COSTS, EQUIVALENT, HELPS, words
+
+Rng = np.random.Generator
+SEEDS = (3, 4, 5, 6, 8, 10, 12)
+ARMS = 4  # contrasts of a study, as in the default one
+BATCH = 250  # samples whose resamples or signs are in memory together
+FAR = 10.0  # standard deviations: an effect that is always found, a margin whose other end is out of sight
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A distribution of differences, and how much of it lies above its mean."""
+
+    name: str
+    draw: Callable[[Rng, tuple[int, ...]], sample.Floats]
+    above: float
+
+
+SHAPES = (
+    Shape("normal", lambda rng, size: rng.standard_normal(size), 0.5),
+    Shape("skewed", lambda rng, size: rng.standard_exponential(size) - 1, math.exp(-1)),
+    Shape("heavy-tailed", lambda rng, size: rng.standard_t(3, size) / math.sqrt(3), 0.5),
+)
+
+
+def generator(shape: Shape, n: int) -> Rng:
+    """The same draws at every call."""
+    return np.random.default_rng([SHAPES.index(shape), n])
+
+
+def share(hits: NDArray[np.bool_] | np.bool_) -> float:
+    """How many of them."""
+    return float(np.mean(hits))
+
+
+def covered(interval: tuple[sample.Floats, sample.Floats], truth: float) -> float:
+    """How often an interval holds the truth."""
+    return share((interval[0] <= truth) & (truth <= interval[1]))
+
+
+def batches(d_SN: sample.Floats) -> list[sample.Floats]:
+    """The samples, a few at a time."""
+    return np.split(d_SN, range(BATCH, len(d_SN), BATCH))
+
+
+def p_sign_flip(d_SN: sample.Floats) -> sample.Floats:
+    """`sample.p_sign_flip`, a few at a time."""
+    return np.concatenate([sample.p_sign_flip(part) for part in batches(d_SN)])
+
+
+def one_contrast(shape: Shape, n: int, samples: int, resampled: int) -> dict[str, float]:
+    """A true difference of 0: false positives of the tests, coverage of the intervals. BCa of the first `resampled` samples."""
+    d_SN = shape.draw(generator(shape, n), (samples, n))
+    bca = [sample.bca_interval(part, 0.95) for part in batches(d_SN[:resampled])]
+    # Without ties N + 1 shares are possible.
+    holds = [low <= shape.above <= high for low, high in (sample.share_interval(k / n, n) for k in range(n + 1))]
+    limit = sample.standard_deviation(d_SN) * upper_sd(1.0, n)
+    return {
+        "t": share(sample.p_t(d_SN) < ALPHA),
+        "sign flip": share(p_sign_flip(d_SN) < ALPHA),
+        "t95": covered(sample.t_interval(d_SN, 0.95), 0.0),
+        "t90": covered(sample.t_interval(d_SN, 0.90), 0.0),
+        "bca95": covered((np.concatenate([low for low, _ in bca]), np.concatenate([high for _, high in bca])), 0.0),
+        "worse": share(np.array(holds)[np.rint(sample.share_worse(d_SN) * n).astype(int)]),
+        "upper": share(limit >= 1.0),
+    }
+
+
+def studies(shape: Shape, n: int, samples: int) -> sample.Floats:
+    """Studies `[S, A, N]` of arms that share a baseline: half of the variance of each contrast is common to all."""
+    noise = shape.draw(generator(shape, n), (samples, ARMS + 1, n))
+    return (noise[:, :1] + noise[:, 1:]) / math.sqrt(2)
+
+
+def decisions(shape: Shape, n: int, samples: int) -> dict[str, float]:
+    """How often the whole rule says something wrong of a study of four contrasts.
+
+    A margin of 0 calls nothing equivalent, so that no false alarm hides behind it. A margin far out is the worst case for
+    equivalence: a true difference that sits on it is called equivalent as often as one end of the interval misses it.
+    """
+    null = studies(shape, n, samples)
+    one_real = null + np.array([FAR, 0, 0, 0])[:, None]
+    alarms = np.isin(words(null, 0.0), (COSTS, HELPS))
+    beside = np.isin(words(one_real, 0.0)[:, 1:], (COSTS, HELPS))
+    return {
+        "family": share(alarms.any(axis=-1)),
+        "beside": share(beside.any(axis=-1)),
+        "at +margin": share(words(null + FAR, FAR) == EQUIVALENT),
+        "at -margin": share(words(null - FAR, FAR) == EQUIVALENT),
+    }
+
+
+def known_effect(shape: Shape, n: int, samples: int) -> dict[str, float]:
+    """How often an effect of the size `mde` is found in either direction, by one test and by the rule beside three arms without.
+
+    Skewed differences have a long side, and it matters on which side of them 0 lies.
+    """
+    mde = smallest_effect(1.0, n)
+    one, four = shape.draw(generator(shape, n), (samples, n)), studies(shape, n, samples)
+    real = np.array([mde, 0, 0, 0])[:, None]
+    return {
+        "mde": mde,
+        "promised": power_of(mde, 1.0, n),
+        "t, costs": share(sample.p_t(one + mde) < ALPHA),
+        "t, helps": share(sample.p_t(one - mde) < ALPHA),
+        "sign flip, costs": share(p_sign_flip(one + mde) < ALPHA),
+        "sign flip, helps": share(p_sign_flip(one - mde) < ALPHA),
+        "rule, costs": share(words(four + real, 0.0)[:, 0] == COSTS),
+        "rule, helps": share(words(four - real, 0.0)[:, 0] == HELPS),
+    }
+
+
+def known_equality(margin: float, samples: int) -> dict[str, float]:
+    """Seeds that `seeds_for_equivalence` asks for, and how often a true difference of 0 is then called equivalent."""
+    n = seeds_for_equivalence(margin, 1.0)
+    assert n is not None
+    found = {
+        shape.name: share(words(shape.draw(generator(shape, n), (samples, 1, n)), margin) == EQUIVALENT)
+        for shape in SHAPES
+    }
+    return {"seeds": n, **found}
+
+
+def planned(pilot: int, effect: float, pilots: int) -> dict[str, float]:
+    """Plans from the spread of a normal pilot: how many of them have the power they were made for, and the median of seeds."""
+    spreads = sample.standard_deviation(SHAPES[0].draw(generator(SHAPES[0], pilot), (pilots, pilot))).tolist()
+    enough = seeds_for(effect, 1.0)
+    assert enough is not None
+    found: dict[str, float] = {"enough": enough}
+    for name, taken in (("s", spreads), ("upper", [upper_sd(sd, pilot) for sd in spreads])):
+        seeds = np.array([seeds_for(effect, sd) or np.inf for sd in taken])
+        found |= {name: share(seeds >= enough), f"{name}, seeds": float(np.median(seeds))}
+    return found
