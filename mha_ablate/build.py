@@ -38,9 +38,12 @@ EXPLICIT_UP_TO = (
 )
 
 
-def resolved(config: RunConfig) -> RunConfig:
-    """The same configuration with no `auto` left and an absolute path of the text: what is hashed and written down."""
-    hardware = hardware_of(config)
+def resolved(config: RunConfig, *, elsewhere: bool = False) -> RunConfig:
+    """The same configuration with no `auto` left and an absolute path of the text: what is hashed and written down.
+
+    `elsewhere`: another machine trains, so that a GPU which is not here may be there. Raises RequestError.
+    """
+    hardware = _hardware_elsewhere(config) if elsewhere else hardware_of(config)
     trainer = replace(
         config.trainer,
         device=hardware.device,
@@ -63,6 +66,18 @@ def hardware_of(config: RunConfig) -> Hardware:
         return resolve(t.device, t.precision, t.threads, memory=cache_dir())
     except ValueError as error:
         raise RequestError(str(error)) from error
+
+
+def _hardware_elsewhere(config: RunConfig) -> Hardware:
+    """As asked: `auto` is the CPU, since nobody has seen the other machine, and on its GPU the precision is to be said."""
+    t = config.trainer
+    if t.device != "cuda":
+        return hardware_of(replace(config, trainer=replace(t, device="cpu")))
+    if t.precision == "auto":
+        raise RequestError(
+            "trainer.device=cuda on another machine, whose GPU cannot be asked from here: give trainer.precision=bf16 or fp32 too"
+        )
+    return Hardware("cuda", t.precision, t.threads or 1)
 
 
 def _compiles(config: RunConfig, device: str) -> bool:

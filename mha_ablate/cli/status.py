@@ -49,7 +49,7 @@ def status(
     from rich.live import Live
 
     with Live(_picture(found, cells=out.height - 6), console=out, auto_refresh=False) as live:
-        while {"running", "waiting"} & found["states"].keys():
+        while found["goes_on"]:
             time.sleep(EVERY)
             found = look(folder)
             live.update(_picture(found, cells=out.height - 6), refresh=True)

@@ -114,7 +114,7 @@ def _shown(folder: Path) -> str:
 
 def _row(cell: Any, run: dict[str, Any]) -> dict[str, Any]:
     return {
-        "cell": f"{cell.arm}/seed={cell.seed}",
+        "cell": cell.name,
         "overrides": cell.overrides,
         "folder": str(cell.folder.path),
         "state": run.get("state", "missing"),

@@ -15,7 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mha_ablate.config.compose import bare_value_quoted, explained, hydra_here, key_of, parsed_word, search_path
+from mha_ablate.config.compose import (
+    bare_value_quoted,
+    explained,
+    hydra_here,
+    is_hydras,
+    key_of,
+    parsed_word,
+    search_path,
+)
 from mha_ablate.config.own import checked
 from mha_ablate.config.paths import CONFIG
 from mha_ablate.errors import RequestError, nearest
@@ -41,13 +49,14 @@ BUILT = ("hydra_plugins.", "hydra._internal.core_plugins.", "hydra.experimental.
 LOGGED = ("logging.", "colorlog.")
 UNSET = "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}"  # what Hydra says where nobody does
 FAILURES = "hydra.sweeper.max_failure_rate"
-EXTRAS = {"submitit_local": "slurm", "submitit_slurm": "slurm", "optuna": "optuna", "ray": "ray"}  # choice -> extra
-
-
-def is_hydras(word: str) -> bool:
-    """Whether a word sets something of Hydra's own, such as `hydra/launcher=joblib`."""
-    key = key_of(word)
-    return key == "hydra" or key.startswith(("hydra.", "hydra/"))
+SAMPLER_SEED = "hydra.sweeper.sampler.seed"
+EXTRAS = {
+    "submitit_local": "slurm",
+    "submitit_slurm": "slurm",
+    "optuna": "optuna",
+    "ray": "ray",
+    "ray_aws": "ray",
+}  # choice -> extra
 
 
 def apart(words: list[str]) -> tuple[list[str], list[str]]:
@@ -60,8 +69,19 @@ def session(config_dir: Path | None = None) -> Iterator[Hydra]:
     """A running Hydra on this package's configs. Inside, settings cannot read the environment."""
     if config_dir is not None:
         checked(config_dir)
-    with hydra_here() as hydra:
+    with _logging_kept(), hydra_here() as hydra:
         yield hydra
+
+
+@contextmanager
+def _logging_kept() -> Iterator[None]:
+    """What Hydra sets up for logging inside ends with it: a handler of its own would go on writing to a stream that is gone."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        yield
+    finally:
+        root.handlers[:], root.level = handlers, level
 
 
 def readable(words: list[str], config_dir: Path | None = None) -> list[str]:
@@ -100,10 +120,10 @@ def _check(words: list[str]) -> None:
         if key == "hydra.sweep.subdir":
             raise RequestError(f"{word}: runs lie in ARM/seed=N, so that a report can pair them; leave it out")
         if key in ("hydra.searchpath", "hydra.run.dir"):
-            advice = (
-                "--config-dir DIR adds a folder" if key == "hydra.searchpath" else "hydra.sweep.dir or name= says where"
+            adds = "--config-dir DIR adds a folder"
+            raise RequestError(
+                f"{word}: {adds if key == 'hydra.searchpath' else 'hydra.sweep.dir or name= says where'}"
             )
-            raise RequestError(f"{word}: {advice}")
 
 
 def _check_choices(hydra: Hydra, words: list[str], config_dir: Path | None) -> None:
@@ -164,7 +184,13 @@ def _check_targets(config: DictConfig) -> None:
 
 
 def _check_commands(config: DictConfig, words: list[str]) -> None:
-    """What ends up in a shell or an environment stands on the command line itself, where who runs it sees it."""
+    """What ends up in a shell or an environment stands on the command line itself, where who runs it sees it.
+
+    A setting of a launcher becomes a line of a script that a shell reads: none may hold the end of a line.
+    """
+    for key, value in _leaves(_plain(config, "hydra.launcher"), "hydra.launcher"):
+        if any(not character.isprintable() for character in str(value)) and not key.startswith(COMMANDS):
+            raise RequestError(f"{key}={str(value)!r} is refused: it may not hold control characters or ends of lines")
     given = {key_of(word) for word in words}
     for key in COMMANDS:
         named = any(g == key or g.startswith(f"{key}.") for g in given)
@@ -185,7 +211,7 @@ def _parsed(hydra: Hydra, config: DictConfig) -> list[tuple[str, Override]]:
         every = [*words, *config.hydra.overrides.task]
         return list(zip(every, parser.parse_overrides(every), strict=True))
     except Exception as error:
-        raise RequestError(f"hydra.sweeper.params: {explained(error)}") from error
+        raise RequestError(explained(error)) from error
 
 
 def fixed_keys(hydra: Hydra, config: DictConfig) -> set[str]:
@@ -235,8 +261,12 @@ def sent_to(
 ) -> DictConfig:
     """The same, with the jobs below `folder`, and a sweeper that does not give up where one of them fails."""
     more = [f"hydra.sweep.dir={folder}"]
-    if "max_failure_rate" in config.hydra.sweeper and not any(key_of(w) == FAILURES for w in words):
+    given = {key_of(word) for word in words}
+    if "max_failure_rate" in config.hydra.sweeper and FAILURES not in given:
         more.append(f"{FAILURES}=1.0")
+    sampler = _plain(config, "hydra.sweeper").get("sampler") or {}
+    if SAMPLER_SEED not in given and "seed" in sampler and sampler["seed"] is None:
+        more.append(f"{SAMPLER_SEED}=0")  # the same command then proposes the same, and finds what is finished
     return multirun_config(hydra, [*(w for w in words if key_of(w) != "hydra.sweep.dir"), *more], config_dir)
 
 
@@ -248,6 +278,9 @@ def sweeper_with(launcher: Any, hydra: Hydra, config: DictConfig) -> Any:
 
     with contextlib.suppress(ImportError):  # it has a handler of its own, and would tell of every trial
         importlib.import_module("optuna").logging.set_verbosity(logging.WARNING)
+        logging.getLogger("hydra_plugins.hydra_optuna_sweeper._impl").setLevel(
+            logging.ERROR
+        )  # failed cells are told at the end
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
     plugins = Plugins.instance()
     # A sweeper asks Plugins for its launcher, and has no other way of being given one.
@@ -266,7 +299,8 @@ def show(words: list[str], config_dir: Path | None, *, kind: str, package: str |
     with session(config_dir) as hydra:
         _composable(hydra, words, config_dir)
         try:
-            hydra.show_cfg(CONFIG, readable(words, config_dir), kind, package, resolve)
+            # Of a list the first value stands for all, as in one of its cells.
+            hydra.show_cfg(CONFIG, readable(_first_of(hydra, words), config_dir), kind, package, resolve)
         except SystemExit:
             raise RequestError(f"--package {package}: there is no such part") from None
         except Exception as error:
@@ -281,7 +315,22 @@ def show_info(words: list[str], config_dir: Path | None, *, what: str) -> None:
         raise RequestError(f"--info {what} is not one of {', '.join(INFO)}{nearest(what, INFO)}")
     with session(config_dir) as hydra:
         _composable(hydra, words, config_dir)
-        hydra.show_info(what, CONFIG, readable(words, config_dir), RunMode.RUN)
+        hydra.show_info(what, CONFIG, readable(_first_of(hydra, words), config_dir), RunMode.RUN)
+
+
+def _first_of(hydra: Hydra, words: list[str]) -> list[str]:
+    """The words with the first value of every list; without those that have none, such as an interval."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parser = OverridesParser.create(config_loader=hydra.config_loader)
+    firsts = []
+    for word in words:
+        override = parser.parse_override(bare_value_quoted(word))
+        if not override.is_sweep_override():
+            firsts.append(word)
+        elif override.is_discrete_sweep():
+            firsts += [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()][:1]
+    return firsts
 
 
 def _composable(hydra: Hydra, words: list[str], config_dir: Path | None) -> None:
@@ -289,6 +338,6 @@ def _composable(hydra: Hydra, words: list[str], config_dir: Path | None) -> None
     from hydra.types import RunMode
 
     try:
-        hydra.compose_config(CONFIG, readable(words, config_dir), RunMode.RUN)
+        hydra.compose_config(CONFIG, readable(words, config_dir), RunMode.MULTIRUN)
     except Exception as error:
         raise RequestError(explained(error)) from error

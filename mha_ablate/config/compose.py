@@ -182,11 +182,17 @@ def key_of(override: str) -> str:
     return override.partition("=")[0].lstrip("+~").partition("@")[0]
 
 
+def is_hydras(override: str) -> bool:
+    """Whether a word sets something of Hydra's own, such as `hydra/launcher=joblib`."""
+    key = key_of(override)
+    return key == "hydra" or key.startswith(("hydra.", "hydra/"))
+
+
 def _check_overrides(overrides: list[str]) -> None:
     """Refuse, before composing, what Hydra would accept and we cannot mean."""
     for text in overrides:
         key = key_of(text)
-        if key == "hydra" or key.startswith(("hydra.", "hydra/")):
+        if is_hydras(text):
             raise RequestError(
                 f"{text}: `mha-ablate sweep` and `compare` take Hydra's own settings, and nothing else does"
             )

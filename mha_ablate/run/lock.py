@@ -26,7 +26,12 @@ def locked(folder: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError as error:
+            except OSError as error:
+                if not isinstance(error, BlockingIOError):
+                    raise RequestError(
+                        f"{folder} cannot be locked ({error.strerror}): its file system has no locks, and two processes could "
+                        "write to it; mount it with flock, or give outputs=DIR on another one"
+                    ) from error
                 if moment is None:
                     raise RequestError(
                         f"{folder} is being written by another process: wait for it, or give this one name=NEW_NAME"

@@ -164,9 +164,12 @@ def parts_of(value: Any) -> dict[str, Any]:
 def sweep_of(value: Any) -> dict[str, Any]:
     """sweep.json as it is believed. Raises ValueError where it is none that this package wrote."""
     sweep = _dict_of(plain(value), "it")
-    _require(sweep, _is_list_of(sweep.get("request"), str), "request is no list of words")
+    _require(sweep, _is_list_of(sweep.get("requests"), dict) and sweep["requests"], "requests is no list")
+    for asked in sweep["requests"]:
+        _require(sweep, _is_list_of(asked.get("words"), str), "a request is no list of words")
+        where = asked.setdefault("config_dir", None)
+        _require(sweep, where is None or _is_word(where), "config_dir is no folder")
     _require(sweep, _is_list_of(sweep.get("swept", []), str), "swept is no list of keys")
-    _require(sweep, sweep.get("config_dir") is None or _is_word(sweep["config_dir"]), "config_dir is no folder")
     cells = sweep.get("cells", {})
     return _require(sweep, _is_dict_of(cells, str) and all(map(CELL.fullmatch, cells)), "cells are not ARM/seed=N")
 

@@ -49,6 +49,11 @@ class Cell:
     choices: dict[str, str] = field(default_factory=dict)
 
     @property
+    def name(self) -> str:
+        """`ARM/seed=N`, by which it is known in files and messages."""
+        return f"{self.arm}/seed={self.seed}"
+
+    @property
     def hash(self) -> str:
         """What a finished run must carry to count as this cell."""
         return config_hash(self._identity)

@@ -8,17 +8,14 @@ with it, and a launcher that breaks down is given the rest again.
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
-import queue
 import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mha_ablate.config.bridge import readable
@@ -26,78 +23,20 @@ from mha_ablate.errors import RequestError, RunFailed, in_a_line
 from mha_ablate.run.folder import FINISHED, RunFolder, StudyFolder, read_json, write_json
 from mha_ablate.run.lock import is_locked
 from mha_ablate.study import slurm
-from mha_ablate.study.cell import Cell, run_cell
+from mha_ablate.study.cell import Cell
 from mha_ablate.study.observer import Observer
-from mha_ablate.study.pool import Worker
 from mha_ablate.study.progress import Progress, key_of
-from mha_ablate.study.slurm import heard_jobs, still_there
-from mha_ablate.study.status import is_alive
+from mha_ablate.study.slurm import Queue, heard_jobs
+from mha_ablate.study.status import heard, is_alive
+from mha_ablate.study.tasks import Apart, CellTask, TimeTask, loss_of
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
     from omegaconf import DictConfig
 
 POLL = 1.0  # seconds between looks at the run folders
+SEEN_LATE = 10.0  # seconds in which a network file system shows what another machine wrote
 GRACE = 10.0  # seconds in which the processes of a launcher that broke down let go of their folders
-
-
-@dataclass
-class CellTask:
-    """The function that Hydra's launcher calls in each job: it finds its cell by `hydra.sweep.subdir`, and trains it.
-
-    Returns the validation loss, or infinity where it diverged, for sweepers that choose by it. Whatever goes wrong is recorded in
-    the run folder, then raised as a RuntimeError, which every launcher can carry home.
-    """
-
-    cells: dict[str, dict[str, Any]]
-    in_worker: bool = False  # in a process of its own, so that a kill of it does not kill the launcher
-    with_parent: bool = False  # the process ends when the one that started it is gone
-
-    def __call__(self, _config: DictConfig) -> float:
-        """Train the cell of this job."""
-        from hydra.core.hydra_config import HydraConfig
-
-        if self.with_parent:
-            _end_with_parent()
-        cell = Cell.from_json(self.cells[str(HydraConfig.get().sweep.subdir)])
-        try:
-            run = _in_a_worker(cell) if self.in_worker else run_cell(cell, lambda _: None)
-        except Exception as error:
-            raise RuntimeError(in_a_line(error)) from None
-        return _loss_of(run)
-
-
-@dataclass
-class TimeTask:
-    """The function of one more job: it measures step times where the cells have run, and leaves them in a file."""
-
-    configs: dict[str, dict[str, Any]]
-    text: dict[str, Any]
-    file: str
-
-    def __call__(self, _config: DictConfig) -> None:
-        """Measure and write, or write why not."""
-        from mha_ablate.config.compose import from_plain
-        from mha_ablate.study.timing import measure_steps
-
-        try:
-            configs = {arm: from_plain(plain) for arm, plain in self.configs.items()}
-            write_json(Path(self.file), {"times": measure_steps(configs, lambda *_: None, self.text)})
-        except Exception as error:
-            write_json(Path(self.file), {"error": in_a_line(error)})
-
-
-@functools.cache
-def _end_with_parent() -> None:
-    """From now on, look every second whether the parent is there, as no launcher does after a kill -9."""
-    parent = os.getppid()
-
-    def look() -> None:
-        while os.getppid() == parent:
-            time.sleep(POLL)
-        os._exit(1)
-
-    threading.Thread(target=look, daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -113,60 +52,12 @@ def _quiet_trackers() -> Iterator[None]:
             os.environ["PYTHONWARNINGS"] = before
 
 
-def _loss_of(run: dict[str, Any]) -> float:
-    loss = run["result"]["val_loss"]
-    return float("inf") if loss is None else float(loss)
-
-
-class _Apart:
-    """The worker process of a launcher that would train in this one."""
-
-    def __init__(self) -> None:
-        self.inbox: queue.Queue[tuple[Worker, dict[str, Any]]] = queue.Queue()
-        self.worker: Worker | None = None
-
-    def run(self, cell: Cell) -> dict[str, Any]:
-        """Train a cell there. Raises RuntimeError with what went wrong."""
-        if self.worker is None:
-            self.worker = Worker(self.inbox)
-        worker = self.worker
-        worker.give([cell])
-        while True:
-            sender, message = self.inbox.get()
-            if sender is not worker:
-                continue
-            if message["kind"] == "gone":
-                reason = worker.how_it_ended()
-                self.stop()
-                if not cell.finished():
-                    cell.folder.note_failure({**cell.head(), **cell.folder.read()}, reason)
-                raise RuntimeError(reason)
-            if message["kind"] == "done":
-                if message["state"] not in FINISHED:
-                    raise RuntimeError(message["error"])
-                return cell.folder.read()
-
-    def stop(self) -> None:
-        """Kill it."""
-        worker, self.worker = self.worker, None
-        if worker is not None:
-            worker.stop()
-
-
-_apart = _Apart()
-
-
-def _in_a_worker(cell: Cell) -> dict[str, Any]:
-    return _apart.run(cell)
-
-
 @dataclass
 class _Seen:
     """What was seen of a cell's folder: run.json before it was launched, how far metrics.jsonl was read."""
 
     before: int  # when run.json was written, 0 where there was none
     offset: int = 0
-    begun: bool = False
 
 
 @dataclass
@@ -177,14 +68,14 @@ class Launching:
     config: DictConfig  # of Hydra's multirun: launcher, sweeper
     folder: StudyFolder
     observer: Observer
-    config_dir: Path | None = None
     retries: int = 0
     progress: Progress = field(default_factory=lambda: Progress([]))
     seen: dict[tuple[str, int], _Seen] = field(default_factory=dict)
-    elsewhere: set[tuple[str, int]] = field(default_factory=set)  # cells that another process trains
     jobs: list[Any] = field(default_factory=list)
     stopped: bool = False
     died: bool = False  # whether the launcher broke down in its last try
+    worker: Apart = field(default_factory=Apart)
+    queue: Queue = field(default_factory=Queue)
     telling: threading.Lock = field(default_factory=threading.Lock)  # two threads tell the progress
 
     @property
@@ -228,29 +119,34 @@ class Launching:
         """Take in what the folders show."""
         now = time.monotonic()
         for cell in list(self.progress.todo):
-            key = key_of(cell)
-            seen = self.seen.get(key)
-            if seen is not None and key not in self.progress.finished:
+            seen = self.seen.get(key_of(cell))
+            if seen is not None and _written(cell.folder) != seen.before:
                 self._look_at(cell, seen, now)
         if self.progress.cells:
             self.observer.training(self.progress)
 
     def _look_at(self, cell: Cell, seen: _Seen, now: float) -> None:
-        if not seen.begun:
-            if _written(cell.folder) == seen.before:
-                return
-            seen.begun = True
-            self.progress.begin(cell, now)
+        key = key_of(cell)
+        if key in self.progress.finished:
+            return
         lines, seen.offset = _new_lines(cell.folder, seen.offset)
-        for line in lines:
-            self.progress.hear(cell, line, now)
+        with self.telling:
+            if key not in self.progress.finished:
+                self._begin(cell, now)
+                for line in lines:
+                    self.progress.hear(cell, line, now)
         if cell.folder.read().get("state") in FINISHED:
             self._settle(cell)
+
+    def _begin(self, cell: Cell, now: float) -> None:
+        """A cell begins once, however often it is tried."""
+        if key_of(cell) not in self.progress.running:
+            self.progress.begin(cell, now)
 
     def stop(self) -> None:
         """Stop what runs on this machine. Jobs of a cluster go on: the same request takes them up again."""
         self.stopped = True
-        _apart.stop()
+        self.worker.stop()
         _stop_joblib()
         for job in self.jobs:
             if (controller := getattr(job, "_process", None)) is not None:
@@ -260,7 +156,7 @@ class Launching:
     @property
     def on_other_machines(self) -> bool:
         """Whether cells run where this process does not."""
-        return self.target.endswith(("SlurmLauncher", "RayAWSLauncher"))
+        return is_elsewhere(self.config)
 
     def times(self, configs: dict[str, dict[str, Any]], text: dict[str, Any]) -> dict[str, Any]:
         """Step times of all arms, measured in a job of their own. Raises RunFailed."""
@@ -282,7 +178,7 @@ class Launching:
     @property
     def in_the_queue(self) -> list[str]:
         """The Slurm jobs that wait or run."""
-        return sorted(still_there(set(self.folder.jobs().values())))
+        return sorted(self.queue.still_there(set(self.folder.jobs().values())))
 
     # The launching side, in a thread of its own.
 
@@ -291,12 +187,12 @@ class Launching:
 
         Raises RunFailed where the launcher cannot begin anything.
         """
-        if self.target.endswith("SlurmLauncher") and slurm.queue() is None:
+        self._enter(cells)
+        left = [cell for cell in cells if not cell.finished()]
+        if left and self.target.endswith("SlurmLauncher") and slurm.queue() is None:
             raise RunFailed(
                 "no Slurm answers here: `squeue` fails; log in where jobs can be submitted, or choose another launcher"
             )
-        self._enter(cells)
-        left = [cell for cell in cells if not cell.finished()]
         for _ in range(self.retries + 1):
             self._round(left)
             left = [cell for cell in left if not cell.finished()]
@@ -323,10 +219,10 @@ class Launching:
 
     def _settle_alone(self, cell: Cell) -> None:
         key, now = key_of(cell), time.monotonic()
-        if key in self.progress.finished or (key in self.progress.losses and key not in self.progress.running):
+        done_before = key in self.progress.losses and key not in self.progress.running
+        if key in self.progress.finished or done_before:
             return
-        if key not in self.progress.running:
-            self.progress.begin(cell, now)
+        self._begin(cell, now)
         if run := cell.finished():
             self.progress.end(cell, run["state"], now, loss=run["result"]["val_loss"])
         else:
@@ -334,53 +230,57 @@ class Launching:
             self.progress.end(cell, "failed", now, error=error)
 
     def _round(self, cells: Sequence[Cell]) -> None:
-        """Each cell has one try, wherever it is made: here, or where another process is at it already."""
+        """Each cell has one try here, unless another process is at it and finishes it."""
         todo, suspects = list(cells), []
         while (todo or suspects) and not self.stopped:
             todo = [cell for cell in todo if not cell.finished()]
-            others = [cell for cell in todo if self._is_elsewhere(cell)]
+            others = self._elsewhere(todo)
             mine = _without(todo, others)
             if not mine and not others and suspects:
                 mine = [suspects.pop(0)]
             if not mine:
-                if others:
-                    time.sleep(POLL)
+                time.sleep(POLL if others else 0.0)
                 continue
-            lost = self._give(mine)
-            todo = others
+            lost, todo = self._give(mine), others
             if self.stopped:
                 return
-            if len(mine) == 1 or self.apart:
-                for cell, why in lost:
-                    _note_loss(cell, why)
-                continue
-            # A process that dies takes this launcher down, and nobody says which one it was: whatever was begun is tried alone,
-            # after the others.
-            begun = [cell for cell, _ in lost if self.seen[key_of(cell)].begun]
+            begun = [cell for cell, _ in lost if _written(cell.folder) != self.seen[key_of(cell)].before]
             unbegun = _without([cell for cell, _ in lost], begun)
-            if self.died and len(lost) == len(mine) and not begun:
-                suspects += unbegun
-            elif lost and not begun and len(lost) == len(mine):
-                raise RunFailed(f"the launcher could not begin: {lost[0][1]}")
-            elif not self.died:  # they came home with an error before their folders could tell of it
+            if len(mine) == 1 or self.apart or not self.died:
                 for cell, why in lost:
-                    _note_loss(cell, why)
+                    self._note_loss(cell, why)
+            elif len(unbegun) == len(mine):
+                suspects += unbegun
             else:
+                # A process that dies takes this launcher down, and nobody says which one it was: whatever was begun is tried
+                # alone, after the others.
                 suspects, todo = suspects + begun, todo + unbegun
 
-    def _is_elsewhere(self, cell: Cell) -> bool:
-        """Whether another process, or a Slurm job of an earlier call, has the cell."""
+    def _elsewhere(self, cells: Sequence[Cell]) -> list[Cell]:
+        """Those that another process, or a Slurm job of an earlier call, has."""
+        jobs = self.folder.jobs()
+        queued = self.queue.still_there({jobs[cell.name] for cell in cells if cell.name in jobs})
+        found = [cell for cell in cells if jobs.get(cell.name) in queued or self._is_held(cell, jobs.get(cell.name))]
+        for cell in found:
+            self.seen.setdefault(key_of(cell), _Seen(0))
+        return found
+
+    def _is_held(self, cell: Cell, ended: str | None) -> bool:
+        """Whether a process holds the cell's folder; where no job of it is known to have `ended`, by what is written there too."""
         run = cell.folder.read()
-        held = is_locked(cell.folder.path)
-        if not held and run.get("state") == "running":
-            held = is_alive(run.get("owner"), _heard(cell.folder), time.time(), elsewhere_only=True)
-        job = self.folder.jobs().get(f"{cell.arm}/seed={cell.seed}")
-        if held or (job and still_there({job})):
-            if key_of(cell) not in self.elsewhere:
-                self.elsewhere.add(key_of(cell))
-                self.seen[key_of(cell)] = _Seen(0)
+        if is_locked(cell.folder.path):
             return True
-        return False
+        if ended is not None and self.queue.silent_since is None:
+            return False
+        writing = run.get("state") == "running"
+        return writing and is_alive(run.get("owner"), heard(cell.folder, run), time.time(), elsewhere_only=True)
+
+    def _note_loss(self, cell: Cell, why: str) -> None:
+        """A cell whose process came to no end has failed, unless another process is at it, or has ended it meanwhile."""
+        silent = self.target.endswith("SlurmLauncher") and slurm.queue() is None
+        if not cell.finished() and not self._is_held(cell, None if silent else "ended"):
+            cell.folder.path.mkdir(parents=True, exist_ok=True)
+            cell.folder.note_failure({**cell.head(), **cell.folder.read()}, why)
 
     def _give(self, cells: Sequence[Cell]) -> list[tuple[Cell, str]]:
         """Hand cells to the launcher and wait until it is done with them; returns those that came to no end, and why."""
@@ -404,18 +304,28 @@ class Launching:
         self.died = broken is not None
         if broken is not None and not self.stopped:
             self._wait_for_locks(cells)
-        lost = []
-        for i, cell in enumerate(cells):
-            if not self._came_to_an_end(cell):
-                error = _error_of(returned[i]) if i < len(returned) else None
-                lost.append((cell, error or _why(broken, jobs[i] if i < len(jobs) else None)))
+        lost = [i for i, cell in enumerate(cells) if not self._came_to_an_end(cell)]
+        if lost and self.on_other_machines:
+            lost = self._still_lost(cells, lost)
+        self._forget_jobs(cells)
+        return [(cells[i], _reason(returned, broken, jobs, i)) for i in lost]
+
+    def _still_lost(self, cells: Sequence[Cell], lost: list[int]) -> list[int]:
+        """Of the cells that seem to have come to no end, those that still do when the file system has caught up."""
+        deadline = time.monotonic() + SEEN_LATE
+        while lost and time.monotonic() < deadline and not self.stopped:
+            time.sleep(POLL)
+            for i in lost:
+                with contextlib.suppress(OSError):
+                    list(cells[i].folder.path.iterdir())  # which makes a network file system look anew
+            lost = [i for i in lost if not self._came_to_an_end(cells[i])]
         return lost
 
     def _launcher(self, cells: Sequence[Cell]) -> Any:
         in_this_process = self.target.endswith("basic_launcher.BasicLauncher")
         with_parent = self.target.endswith(("JoblibLauncher", "LocalLauncher"))
-        plain = {f"{cell.arm}/seed={cell.seed}": cell.to_json() for cell in cells}
-        return self._built(CellTask(plain, in_worker=in_this_process, with_parent=with_parent))
+        plain = {cell.name: cell.to_json() for cell in cells}
+        return self._built(CellTask(plain, apart=self.worker if in_this_process else None, with_parent=with_parent))
 
     def _built(self, task: Callable[[DictConfig], Any]) -> Any:
         from hydra._internal.callbacks import Callbacks
@@ -429,17 +339,25 @@ class Launching:
             raise RunFailed(f"the launcher cannot be built: {in_a_line(error)}") from error
 
     def _words(self, cell: Cell) -> list[str]:
-        return readable([*cell.overrides, f"hydra.sweep.subdir={cell.arm}/seed={cell.seed}"])
+        return readable([*cell.overrides, f"hydra.sweep.subdir={cell.name}"])
 
     def _note_jobs(self, cells: Sequence[Cell], jobs: list[Any]) -> None:
         """Write down the Slurm jobs as soon as they are known, so that a later call finds them if this one dies."""
         while self.jobs is jobs and not jobs:
             time.sleep(0.05)
         if jobs and type(jobs[0]).__name__ == "SlurmJob":
-            names = [f"{cell.arm}/seed={cell.seed}" for cell in cells]
+            names = [cell.name for cell in cells]
             known = {name: job.job_id for name, job in zip(names, jobs, strict=False)}
             with contextlib.suppress(OSError):
                 write_json(self.folder.jobs_file, {**self.folder.jobs(), **known})
+
+    def _forget_jobs(self, cells: Sequence[Cell]) -> None:
+        """Jobs that have ended are no longer to be waited for; numbers come back in a Slurm that is set up anew."""
+        known = self.folder.jobs()
+        left = {name: job for name, job in known.items() if name not in {cell.name for cell in cells}}
+        if left != known and not self.stopped:
+            with contextlib.suppress(OSError):
+                write_json(self.folder.jobs_file, left)
 
     def _wait_for_locks(self, cells: Sequence[Cell]) -> None:
         deadline = time.monotonic() + GRACE
@@ -448,13 +366,15 @@ class Launching:
 
     def _came_to_an_end(self, cell: Cell) -> bool:
         """Whether this try left a run that is finished or says that it failed."""
-        seen = self.seen[key_of(cell)]
         if cell.finished():
             return True
-        if _written(cell.folder) == seen.before:
-            return False
-        seen.begun = True
-        return cell.folder.read().get("state") == "failed"
+        changed = _written(cell.folder) != self.seen[key_of(cell)].before
+        return changed and cell.folder.read().get("state") == "failed"
+
+
+def is_elsewhere(config: DictConfig) -> bool:
+    """Whether the launcher that Hydra's settings choose runs cells where this process does not."""
+    return str(config.hydra.launcher._target_).endswith(("SlurmLauncher", "RayAWSLauncher"))
 
 
 def _without(cells: Sequence[Cell], those: Sequence[Cell]) -> list[Cell]:
@@ -462,11 +382,10 @@ def _without(cells: Sequence[Cell], those: Sequence[Cell]) -> list[Cell]:
     return [cell for cell in cells if key_of(cell) not in left_out]
 
 
-def _note_loss(cell: Cell, why: str) -> None:
-    """A cell whose process came to no end has failed."""
-    run = cell.folder.read()
-    cell.folder.path.mkdir(parents=True, exist_ok=True)
-    cell.folder.note_failure({**cell.head(), **run}, why)
+def _reason(returned: list[Any], broken: Exception | None, jobs: list[Any], i: int) -> str:
+    """Why the `i`-th of the cells that were launched came to no end."""
+    error = _error_of(returned[i]) if i < len(returned) else None
+    return error or _why(broken, jobs[i] if i < len(jobs) else None)
 
 
 def _why(broken: Exception | None, job: Any) -> str:
@@ -497,13 +416,6 @@ def _written(folder: RunFolder) -> int:
         return folder.run_file.stat().st_mtime_ns
     except OSError:
         return 0
-
-
-def _heard(folder: RunFolder) -> float:
-    for file in (folder.metrics_file, folder.run_file):
-        with contextlib.suppress(OSError):
-            return file.stat().st_mtime
-    return 0.0
 
 
 def _new_lines(folder: RunFolder, offset: int) -> tuple[list[dict[str, Any]], int]:
@@ -546,10 +458,10 @@ class Front:
     cells_of: Callable[[list[str]], Cell]
     refused: list[str] = field(default_factory=list)  # proposals that were none, and why
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[Any]:
+    def launch(self, job_overrides: Sequence[Sequence[str]], _initial_job_idx: int = 0, **_: int) -> list[Any]:
         """As Hydra's launchers do: a JobReturn for each."""
-        from hydra.core.utils import JobReturn, JobStatus
-
+        if self.launching.stopped:
+            raise RunFailed("stopped")
         found: list[Cell | RequestError] = []
         for words in job_overrides:
             try:
@@ -558,10 +470,27 @@ class Front:
                 found.append(error)
                 self.refused.append(str(error))
         self.launching.launch([one for one in found if isinstance(one, Cell)])
-        made = []
-        for number, (one, words) in enumerate(zip(found, job_overrides, strict=True), start=initial_job_idx):
-            run = one.finished() if isinstance(one, Cell) else None
-            home = JobReturn(overrides=list(words), task_name=f"{number}", status=JobStatus.COMPLETED)
-            home.return_value = _loss_of(run) if run else float("nan")  # which a sweeper takes as a failure
-            made.append(home)
-        return made
+        return [
+            _home(one, list(words), f"{n}") for n, (one, words) in enumerate(zip(found, job_overrides, strict=True))
+        ]
+
+
+def _home(one: Cell | RequestError, words: list[str], name: str) -> Any:
+    """What a launcher brings home of a job: its loss, or what raises when a sweeper asks for it."""
+    from hydra.core.utils import JobReturn, JobStatus
+
+    class Lost(JobReturn):
+        @property
+        def return_value(self) -> Any:  # Hydra's own prints a line each time that it is asked
+            raise RunFailed(_why_none(one))
+
+    run = one.finished() if isinstance(one, Cell) else None
+    if run is None:
+        return Lost(overrides=words, task_name=name, status=JobStatus.FAILED)
+    home = JobReturn(overrides=words, task_name=name, status=JobStatus.COMPLETED)
+    home.return_value = loss_of(run)
+    return home
+
+
+def _why_none(one: Cell | RequestError) -> str:
+    return str(one) if isinstance(one, RequestError) else one.folder.read().get("error") or "it did not begin"

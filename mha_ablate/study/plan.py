@@ -43,7 +43,7 @@ class Plan:
             "margin": self.study.margin,
             "seeds": self.study.seed_list,
             "arms": {arm: self.study.arms[arm] for arm in self.arms},
-            "cells": {f"{cell.arm}/seed={cell.seed}": cell.hash for cell in self.cells},
+            "cells": {cell.name: cell.hash for cell in self.cells},
             "waterfall": self._whole_chain(),
             "copies": {name: pair for name, pair in self.study.copies.items() if set(pair) <= self.arms.keys()},
             "text": self.corpus.identity,
@@ -83,10 +83,12 @@ def make_plan(
     config_dir: Path | None = None,
     below: str = "",
     shape: Callable[[StudyConfig], StudyConfig] = lambda study: study,
+    *,
+    elsewhere: bool = False,
 ) -> Plan:
     """Compose every arm, check every cell, write nothing. Raises RequestError, in one line, for whatever is wrong.
 
-    A part of a larger study lies `below` its folder, and has other arms or seeds by `shape`.
+    A part of a larger study lies `below` its folder, and has other arms or seeds by `shape`. `elsewhere`: other machines train.
 
     `while_checking` is called once the request itself is known to be sound, before text and models are looked at, unless
     the study seems to be finished; `watch` hears of a text being made ready; `config_dir` holds choices of the user's own.
@@ -103,7 +105,7 @@ def make_plan(
 
     # One thread per cell: workers then do not disturb each other, and the same cell gives the same bits everywhere.
     one_thread = {a: replace(c.config, trainer=replace(c.config.trainer, threads=1)) for a, c in arms.items()}
-    configs = {arm: build.resolved(config) for arm, config in one_thread.items()}
+    configs = {arm: build.resolved(config, elsewhere=elsewhere) for arm, config in one_thread.items()}
     _check_alike(configs, study.baseline)
     corpus = corpus_of(configs[study.baseline], watch=watch)
     configs = {arm: pinned(config, corpus) for arm, config in configs.items()}

@@ -44,10 +44,13 @@ def single_cell(overrides: list[str], watch: Watch = unwatched, config_dir: Path
     return cell
 
 
-def prepared(config: RunConfig, watch: Watch = unwatched) -> tuple[RunConfig, Corpus]:
-    """The configuration with nothing left open, and its text, once the model can be built. Raises RequestError."""
+def prepared(config: RunConfig, watch: Watch = unwatched, *, elsewhere: bool = False) -> tuple[RunConfig, Corpus]:
+    """The configuration with nothing left open, and its text, once the model can be built. Raises RequestError.
+
+    `elsewhere`: another machine will train it.
+    """
     refuse_match(config)
-    config = build.resolved(config)
+    config = build.resolved(config, elsewhere=elsewhere)
     corpus = corpus_of(config, watch=watch)
     config = pinned(config, corpus)
     build.model_of(config, corpus.vocab_size, "meta")

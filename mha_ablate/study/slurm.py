@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -25,10 +26,26 @@ def queue() -> dict[str, str] | None:
     return {job: state for job, _, state in (line.strip().partition("|") for line in done.stdout.splitlines()) if job}
 
 
-def still_there(jobs: set[str]) -> set[str]:
-    """Those of the jobs that wait or run. A queue that does not answer is taken to hold them all."""
-    found = queue() if jobs else {}
-    return jobs if found is None else {job for job in jobs if found.get(job, ENDED[0]) not in ENDED}
+class Queue:
+    """The queue over time. One that does not answer is taken to be as it was, for ten minutes; without `squeue` it is empty."""
+
+    def __init__(self) -> None:
+        self.silent_since: float | None = None
+
+    def ask(self) -> dict[str, str] | None:
+        """What `queue` says; None where nothing is known for now."""
+        found = queue()
+        if found is not None:
+            self.silent_since = None
+            return found
+        now = time.monotonic()
+        self.silent_since = self.silent_since or now
+        return {} if shutil.which("squeue") is None or now - self.silent_since >= PATIENCE else None
+
+    def still_there(self, jobs: set[str]) -> set[str]:
+        """Those of the jobs that wait or run."""
+        found = self.ask() if jobs else {}
+        return jobs if found is None else {job for job in jobs if found.get(job, ENDED[0]) not in ENDED}
 
 
 def _watcher() -> Any:
@@ -36,21 +53,17 @@ def _watcher() -> Any:
     from submitit.slurm.slurm import SlurmInfoWatcher
 
     class QueueWatcher(SlurmInfoWatcher):
-        silent_since: float | None = None
+        asked = Queue()
 
         def update(self) -> None:
             """Look at the queue once."""
             self._num_calls += 1
-            found, now = queue(), time.time()
-            self._last_status_check = now
+            self._last_status_check = time.time()
+            found = self.asked.ask()
             if found is None:
-                self.silent_since = self.silent_since or now
-                if now - self.silent_since < PATIENCE:
-                    return
-            else:
-                self.silent_since = None
+                return
             for job in self._registered:
-                state = (found or {}).get(job, "GONE")
+                state = found.get(job, "GONE")
                 if job not in self._finished:
                     self._info_dict[job] = {"JobID": job, "State": state if state in (*ENDED, "GONE") else "RUNNING"}
             self._finished = {job for job in self._registered if self.is_done(job, mode="cache")}

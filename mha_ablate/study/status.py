@@ -12,6 +12,7 @@ from typing import Any
 
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import RunFolder, StudyFolder
+from mha_ablate.run.lock import is_locked
 from mha_ablate.run.shape import is_natural, is_number, parsed_yaml, read_text
 from mha_ablate.study.forecast import makespan
 
@@ -39,7 +40,7 @@ class CellStatus:
 
 
 def status(path: Path, now: float | None = None) -> dict[str, Any]:
-    """`{cells: [...], states: {...}, seconds_left}` of all cells below a folder, those that a plan holds and nobody began too.
+    """`{cells: [...], states: {...}, seconds_left, goes_on}` of all cells below a folder, also those that are planned alone.
 
     `seconds_left` takes the cells that run now as the workers that there are; None where nothing shows a pace. Raises RequestError
     for a folder without a study.
@@ -68,7 +69,14 @@ def status(path: Path, now: float | None = None) -> dict[str, Any]:
         "cells": [asdict(cell) for cell in cells],
         "states": {state: counted[state] for state in STATES if counted[state]},
         "seconds_left": _left(cells),
+        "goes_on": bool(counted["running"]) or (bool(counted["waiting"]) and _is_led(path)),
     }
+
+
+def _is_led(path: Path) -> bool:
+    """Whether somebody conducts what waits: a process that holds the folder of a plan or a sweep, or jobs in a queue."""
+    led = [path, *(file.parent for name in ("plan.json", "sweep.json", "parts.json") for file in path.rglob(name))]
+    return any(is_locked(folder) or StudyFolder(folder).jobs() for folder in led)
 
 
 def _of_run(name: str, folder: RunFolder, now: float) -> CellStatus:
@@ -79,11 +87,11 @@ def _of_run(name: str, folder: RunFolder, now: float) -> CellStatus:
     last = lines[-1] if lines else {}
     losses = {key: next((line[key] for line in reversed(lines) if line.get(key) is not None), None) for key in LOSSES}
     state, steps, step = run["state"], _steps(folder), last.get("step", 0)
-    if state == "running" and not is_alive(run.get("owner"), _heard(folder, run), now):
+    if state == "running" and not is_alive(run.get("owner"), heard(folder, run), now):
         state = "stopped"
     began = float(run.get("started", now))
-    seconds = float(run.get("ended", now if state == "running" else _heard(folder, run))) - began
-    pace = _pace(lines)
+    seconds = float(run.get("ended", now if state == "running" else heard(folder, run))) - began
+    pace = _pace([line for line in lines if line["step"] > _went_on_at(run)])
     return CellStatus(
         name,
         state,
@@ -109,7 +117,7 @@ def _steps(folder: RunFolder) -> int | None:
     return steps if is_natural(steps) else None
 
 
-def _heard(folder: RunFolder, run: dict[str, Any]) -> float:
+def heard(folder: RunFolder, run: dict[str, Any]) -> float:
     """When the run last wrote something."""
     try:
         return folder.metrics_file.stat().st_mtime
@@ -135,6 +143,12 @@ def is_alive(owner: Any, heard: float, now: float, *, elsewhere_only: bool = Fal
     return True
 
 
+def _went_on_at(run: dict[str, Any]) -> int:
+    """The step after which it last went on: the time before that may hold hours of waiting. -1 for a run that was never stopped."""
+    step = (run.get("resumed") or [{}])[-1].get("step", -1)
+    return step if isinstance(step, int) else -1
+
+
 def _pace(lines: list[dict[str, Any]]) -> float | None:
     """Seconds a step by the clock, evaluations included; None before there are two moments."""
     timed = [(line["step"], line["wall_time"]) for line in lines if is_number(line.get("wall_time"))]
@@ -144,8 +158,8 @@ def _pace(lines: list[dict[str, Any]]) -> float | None:
 
 
 def _left(cells: list[CellStatus]) -> float | None:
-    """Until the last cell ends, on as many workers as run now; 0 where all have ended."""
-    if all(cell.state in ENDED for cell in cells):
+    """Until the last cell ends, on as many workers as run now; 0 where none is left that could. What failed is not run again."""
+    if not any(cell.state in ("waiting", "running") for cell in cells):
         return 0.0
     running = [cell for cell in cells if cell.state == "running"]
     whole = [cell.seconds for cell in cells if cell.state in ENDED and cell.seconds]
@@ -154,5 +168,5 @@ def _left(cells: list[CellStatus]) -> float | None:
         return None
     usual = sum(whole) / len(whole)
     busy = [cell.left if cell.left is not None else usual for cell in running]
-    waiting = [usual for cell in cells if cell.state not in ENDED and cell.state != "running"]
+    waiting = [usual for cell in cells if cell.state == "waiting"]
     return makespan(busy, waiting, len(running))

@@ -7,7 +7,6 @@ import re
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from mha_ablate.config.bridge import apart
 from mha_ablate.config.compose import Composed, compose_many, key_of
@@ -32,13 +31,14 @@ class Sweep:
     config_dir: Path | None
     fixed: set[str]  # keys that have one value in every cell
     watch: Watch = unwatched
+    elsewhere: bool = False  # whether other machines train the cells
     cells: dict[str, Cell] = field(default_factory=dict)  # by `ARM/seed=N`
 
     def add(self, combinations: list[list[str]]) -> list[Cell]:
         """The cells of these overrides, checked whole. Raises RequestError, in one line that says which one is wrong."""
         arms = {tuple(w for w in words if key_of(w) != "seed"): None for words in combinations}
         composed = dict(zip(arms, self._composed([list(words) for words in arms]), strict=True))
-        made: list[Cell] = []
+        made: dict[str, Cell] = {}
         ready: dict[tuple[str, ...], Cell] = {}
         for words in combinations:
             arm = tuple(w for w in words if key_of(w) != "seed")
@@ -46,8 +46,8 @@ class Sweep:
                 ready[arm] = self._first(composed[arm], list(arm))
             cell = self._at(ready[arm], _seed_of(words, ready[arm].seed), words)
             self._take(cell)
-            made.append(cell)
-        return made
+            made[cell.name] = cell  # once, however often the lists hold it
+        return list(made.values())
 
     def _composed(self, arms: list[list[str]]) -> list[Composed]:
         try:
@@ -69,7 +69,7 @@ class Sweep:
         # One thread a cell, unless asked otherwise: bits then do not depend on who runs it.
         config = replace(composed.config, trainer=replace(trainer, threads=trainer.threads or 1))
         try:
-            config, corpus = prepared(config, self.watch)
+            config, corpus = prepared(config, self.watch, elsewhere=self.elsewhere)
         except RequestError as error:
             raise self._told(words, error) from error
         arm = self._name_of(words, composed)
@@ -101,7 +101,7 @@ class Sweep:
 
     def _take(self, cell: Cell) -> None:
         cell.check_folder()
-        name = name_of(cell)
+        name = cell.name
         before = self.cells.setdefault(name, cell)
         if before.hash != cell.hash:
             own = [w for w in cell.overrides if key_of(w) not in self.fixed]
@@ -114,11 +114,16 @@ class Sweep:
             )
 
     def write(self) -> None:
-        """sweep.json: the request, and the hash of every cell; what an earlier request of this folder held stays in it."""
+        """sweep.json: every request that this folder had, and the hash of every cell."""
         before = self.folder.sweep() or {}
-        cells = {**before.get("cells", {}), **{name: cell.hash for name, cell in self.cells.items()}}
-        config_dir = str(self.config_dir.resolve()) if self.config_dir else None
-        new = {"request": self.words, "config_dir": config_dir, "swept": self.swept, "cells": cells}
+        words = [word for word in self.words if key_of(word) != "hydra.sweep.dir"]
+        asked = {"words": words, "config_dir": str(self.config_dir.resolve()) if self.config_dir else None}
+        requests = before.get("requests", [])
+        new = {
+            "requests": requests if asked in requests else [*requests, asked],
+            "swept": sorted({*before.get("swept", []), *self.swept}),
+            "cells": {**before.get("cells", {}), **{name: cell.hash for name, cell in self.cells.items()}},
+        }
         if {key: before.get(key) for key in new} != new:
             write_json(self.folder.sweep_file, {"written": time.time(), **new})
 
@@ -131,17 +136,13 @@ class Sweep:
 
     def check_neighbours(self) -> None:
         """Raise RequestError where the folder holds a sweep of other keys: its cells and these would be mixed up."""
-        before = self.folder.sweep()
-        if before and before.get("swept") and self.swept and before["swept"] != self.swept:
+        before = {*(self.folder.sweep() or {}).get("swept", [])} - {"seed"}
+        mine = {*self.swept} - {"seed"}
+        if self.cells and before and mine and before != mine:
             raise RequestError(
-                f"{self.folder.path} holds a sweep of {', '.join(before['swept'])}: give this one of {', '.join(self.swept)} a "
+                f"{self.folder.path} holds a sweep of {', '.join(sorted(before))}: give this one of {', '.join(sorted(mine))} a "
                 "folder of its own with name=NEW_NAME"
             )
-
-
-def name_of(cell: Cell) -> str:
-    """`ARM/seed=N`."""
-    return f"{cell.arm}/seed={cell.seed}"
 
 
 def _seed_of(words: list[str], usual: int) -> int:
@@ -177,13 +178,3 @@ def _plain(value: str) -> str:
     if re.fullmatch(r"-?\d+\.\d{7,}(e-?\d+)?", value):
         value = f"{float(value):.6g}"
     return re.sub(r"[/\\:*?\"<>|\s,'{}\[\]]+", "-", value).strip("-. ") or "-"
-
-
-def cells_by_state(cells: list[Cell]) -> dict[str, list[tuple[Cell, dict[str, Any]]]]:
-    """Cells with their run.json, by what became of them: ok, diverged, failed, or missing."""
-    found: dict[str, list[tuple[Cell, dict[str, Any]]]] = {}
-    for cell in cells:
-        run = cell.finished() or cell.folder.read()
-        state = run.get("state", "missing") if run.get("config_hash", cell.hash) == cell.hash else "missing"
-        found.setdefault("missing" if state == "running" else state, []).append((cell, run))
-    return found

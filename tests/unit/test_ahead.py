@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mha_ablate.conduct import planned_request
+from mha_ablate.conduct.ahead import planned_request
 from mha_ablate.errors import RequestError
 from mha_ablate.report.assemble import assemble
 from mha_ablate.stats.power import power_of, smallest_effect, upper_sd
