@@ -41,7 +41,7 @@ app = typer.Typer(
 
 @app.command(epilog=SHOW_EPILOG)
 def show(settings: Settings = None, config_dir: ConfigDir = None, quiet: Quiet = False, as_json: Json = False) -> None:
-    """Show size, vocabulary, splits, SHA-256, licence and a sample of a text."""
+    """Show a text: size, vocabulary, splits, licence, a sample."""
     from mha_ablate.cli.common import print_json
 
     corpus, _ = _corpus(settings, config_dir, quiet)
@@ -56,7 +56,10 @@ def show(settings: Settings = None, config_dir: ConfigDir = None, quiet: Quiet =
 def prepare(
     settings: Settings = None, config_dir: ConfigDir = None, quiet: Quiet = False, as_json: Json = False
 ) -> None:
-    """Fetch a text if need be, tokenise it and keep it in the cache: training then starts at once and needs no network."""
+    """Fetch and tokenise a text into the cache.
+
+    Training then starts at once and needs no network.
+    """
     from mha_ablate.cli.common import print_json
     from mha_ablate.data.cache import cache_dir
 

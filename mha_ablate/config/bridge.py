@@ -10,6 +10,7 @@ import importlib
 import itertools
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from mha_ablate.config.compose import (
     parsed_word,
     search_path,
 )
-from mha_ablate.config.own import checked
+from mha_ablate.config.own import checked, with_place
 from mha_ablate.config.paths import CONFIG
 from mha_ablate.errors import RequestError, nearest
 
@@ -104,7 +105,11 @@ def multirun_config(hydra: Hydra, words: list[str], config_dir: Path | None = No
             CONFIG, readable(words, config_dir), RunMode.MULTIRUN, with_log_configuration=True
         )
     except Exception as error:
-        raise RequestError(explained(error)) from error
+        message = explained(error)
+        absent = re.match(r"(hydra/\w+=(\w+)): no such choice", message)
+        if absent and absent[2] in EXTRAS:
+            message = _not_installed(absent[1], absent[2])
+        raise RequestError(with_place(message, words, config_dir)) from error
     _check_targets(config)
     _check_commands(config, words)
     HydraConfig.instance().set_config(config)
@@ -139,11 +144,15 @@ def _check_choices(hydra: Hydra, words: list[str], config_dir: Path | None) -> N
             found |= {file.stem for file in (config_dir / key).glob("*.yaml")}
         if choice in found:
             continue
-        if extra := EXTRAS.get(choice):
-            raise RequestError(f"{word}: not installed; pip install 'mha-ablate[{extra}]' does that")
+        if choice in EXTRAS:
+            raise RequestError(_not_installed(word, choice))
         raise RequestError(
             f"{word}: no such choice{nearest(choice, sorted(found))}; there are {', '.join(sorted(found))}"
         )
+
+
+def _not_installed(word: str, choice: str) -> str:
+    return f"{word}: not installed; pip install 'mha-ablate[{EXTRAS[choice]}]' does that"
 
 
 def _leaves(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mha_ablate.config.own import checked
+from mha_ablate.config.own import checked, with_place
 from mha_ablate.config.paths import CONFIG, configs_dir
 from mha_ablate.config.schema import DataConfig, HubConfig, RunConfig, StudyConfig, TuneConfig
 from mha_ablate.errors import RequestError, nearest
@@ -70,6 +70,9 @@ def compose_many(requests: list[list[str]], config_dir: Path | None = None) -> l
     """
     from hydra import compose as hydra_compose
 
+    def told(message: str, words: list[str]) -> RequestError:
+        return RequestError(with_place(message, words, config_dir))
+
     also = [] if config_dir is None else [search_path(checked(config_dir))]
     results = []
     with hydra_here():
@@ -79,8 +82,11 @@ def compose_many(requests: list[list[str]], config_dir: Path | None = None) -> l
             try:
                 composed = hydra_compose(CONFIG, [*readable, *also], return_hydra_config=True)
             except Exception as error:
-                raise RequestError(explained(error)) from error
-            results.append(Composed(_typed(composed), dict(composed.hydra.runtime.choices)))
+                raise told(explained(error), overrides) from error
+            try:
+                results.append(Composed(_typed(composed), dict(composed.hydra.runtime.choices)))
+            except RequestError as error:
+                raise told(str(error), overrides) from error
     return results
 
 
@@ -323,6 +329,8 @@ def explained(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "Config group override must be a string" in text:
         return "a group such as fc_out or model takes the name of a choice; `mha-ablate list` shows them"
+    if (full := re.search(r"Key '.*?' not in .*full_key: ([\w.]+)", text)) is not None:
+        return f"unknown key '{full[1]}'; `mha-ablate sweep --cfg hydra` prints every key of Hydra's own"
     if text.startswith("Could not override '"):
         key = text.split("'")[1]
         return f"unknown key '{key}'{_nearest_key(key)}; `mha-ablate list config` prints every key"
@@ -332,6 +340,9 @@ def explained(error: Exception) -> str:
 def _nearest_key(key: str) -> str:
     """A hint at the known key that looks most like `key`, by its whole or by its last word."""
     keys = known_keys()
+    group = key.partition(".")[0]
+    if group in ("fc_out", "data"):  # whose choices have settings of their own, which only they know
+        return ""
     by_last_word = {k.rpartition(".")[2]: k for k in keys}
     exact = by_last_word.get(key.rpartition(".")[2])
     hint = f" (did you mean '{exact}'?)" if exact else nearest(key, keys)

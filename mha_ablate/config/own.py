@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from mha_ablate.config.catalog import choice_names, groups
@@ -30,6 +31,22 @@ def checked(folder: Path) -> Path:
     for file in files:
         _check(file, file.parent.relative_to(folder).as_posix())
     return folder.resolve()
+
+
+def with_place(message: str, words: list[str], folder: Path | None) -> str:
+    """The message, after the file and line that it is about where one of the user's own files set the key and no word did."""
+    named = re.match(r"(?:unknown key ')?(?P<key>[\w./]+)(?:=(?P<value>[\w.-]+))?", message)
+    if folder is None or named is None:
+        return message
+    key, value = named["key"], named["value"] or ""
+    if any(word.lstrip("+~").startswith((f"{key}=", f"{key}.")) for word in words):
+        return message
+    wanted = re.compile(rf"(^|[\s{{,/]){re.escape(re.split('[./]', key)[-1])}\s*:.*{re.escape(value)}")
+    for file in sorted(folder.rglob("*.yaml")):
+        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+            if wanted.search(line) and not line.lstrip().startswith("#"):
+                return f"{file}, line {number}: {message}"
+    return message
 
 
 def _example(folder: Path) -> Path:

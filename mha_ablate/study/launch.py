@@ -481,7 +481,7 @@ def _home(one: Cell | RequestError, words: list[str], name: str) -> Any:
 
     class Lost(JobReturn):
         @property
-        def return_value(self) -> Any:  # Hydra's own prints a line each time that it is asked
+        def return_value(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # Hydra's prints when it is asked
             raise RunFailed(_why_none(one))
 
     run = one.finished() if isinstance(one, Cell) else None

@@ -168,5 +168,5 @@ def _left(cells: list[CellStatus]) -> float | None:
         return None
     usual = sum(whole) / len(whole)
     busy = [cell.left if cell.left is not None else usual for cell in running]
-    waiting = [usual for cell in cells if cell.state == "waiting"]
+    waiting = [usual for cell in cells if cell.state in ("waiting", "stopped")]
     return makespan(busy, waiting, len(running))

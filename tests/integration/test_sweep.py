@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -130,10 +131,6 @@ def test_a_sweep_is_told_kept_and_reported(reference: Path, text: Path, cli: Cli
 def test_what_fails_or_is_killed_takes_nothing_with_it(
     launcher: str, environment: dict[str, str], text: Path, reference: Path, tmp_path: Path
 ) -> None:
-    if launcher != "basic" and os.environ.get("MHA_ABLATE_LAUNCHERS") != "1":
-        pytest.skip(
-            "MHA_ABLATE_LAUNCHERS=1 in front of the tests kills cells of all launchers; joblib's is not sound yet under load"
-        )
     words = words_of(text, tmp_path, f"hydra/launcher={launcher}")
     folder = tmp_path / "sweep"
     hook = {
@@ -267,7 +264,14 @@ def test_a_sweep_goes_on_by_its_folder(text: Path, reference: Path, tmp_path: Pa
     assert_equal(folder, reference)
     refused = cli("sweep", "--resume", str(folder), "trainer.steps=7")
     assert (refused.code, refused.out) == (2, "")
+    moved = tmp_path / "moved"
+    folder = folder.rename(moved)
+    shutil.rmtree(folder / "dense" / "seed=0")
+    assert cli("sweep", "--resume", str(folder), "hydra/launcher=joblib", "--quiet").code == 0
+    assert_equal(folder, reference)
+    assert not (tmp_path / "elsewhere").exists()
     plan = json.loads((folder / "sweep.json").read_text(encoding="utf-8"))
+    assert len(plan["requests"]) == 2  # as it was, and with another launcher
     plan["cells"]["none/seed=1"] = "0" * 16
     (folder / "sweep.json").write_text(json.dumps(plan), encoding="utf-8")
     shutil.rmtree(folder / "none" / "seed=1")
@@ -296,6 +300,50 @@ def test_a_search_by_optuna_is_kept_too(text: Path, tmp_path: Path) -> None:
     before = {f.path: f.run_file.stat().st_mtime_ns for f in runs(tmp_path)}
     assert sweep(*words).returncode == 0  # the same seed proposes the same rates, which are finished
     assert {f.path: f.run_file.stat().st_mtime_ns for f in runs(tmp_path)} == before
+
+
+def test_a_search_outlives_what_fails_in_it(text: Path, tmp_path: Path) -> None:
+    words = ["fc_out=none", "model.n_heads=choice(3,4,5)", *[w for w in SMALL if not w.startswith("model.n_heads")]]
+    words += [
+        "data=text",
+        f"data.path={text}",
+        f"outputs={tmp_path}",
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=6",
+    ]
+    said = sweep(*words)
+    assert said.returncode == 1
+    assert "1 of 1 cells ended well" in said.stdout
+    assert said.stderr.count("\n") == 1
+    assert "were no configuration (model.d_model=16 is not divisible by model.n_heads=" in said.stderr
+    only_wrong = sweep(*[w.replace("choice(3,4,5)", "choice(3,5)") for w in words], "name=wrong")
+    assert only_wrong.returncode == 1
+    assert "6 proposal(s) were no configuration" in only_wrong.stderr
+    assert only_wrong.stderr.count("\n") == 1
+
+
+def test_every_request_of_a_folder_is_resumed(reference: Path, text: Path, tmp_path: Path, cli: Cli) -> None:
+    shutil.copytree(reference, tmp_path / "sweep")
+    words = [w if not w.startswith("seed=") else "seed=2" for w in words_of(text, tmp_path)]
+    assert cli("sweep", *words, "--quiet").code == 0
+    shutil.rmtree(tmp_path / "sweep" / "none" / "seed=1")
+    shutil.rmtree(tmp_path / "sweep" / "none" / "seed=2")
+    said = cli("sweep", "--resume", str(tmp_path / "sweep"), "--quiet")
+    assert "6 of 6 cells ended well" in said.out
+    assert set(states(tmp_path / "sweep")) == CELLS | {"dense/seed=2", "none/seed=2"}
+
+
+def test_a_job_of_a_queue_that_is_not_here_is_not_waited_for(reference: Path, tmp_path: Path, cli: Cli) -> None:
+    """Outputs that were copied from a cluster."""
+    folder = tmp_path / "copied"
+    shutil.copytree(reference, folder)
+    shutil.rmtree(folder / "none" / "seed=1")
+    (folder / "jobs.json").write_text('{"none/seed=1": "17_0"}', encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mha_ablate.study.slurm.queue", lambda: None)
+        patch.setattr("mha_ablate.study.slurm.shutil.which", lambda _: None)
+        assert cli("sweep", "--resume", str(folder), "--quiet").code == 0
+    assert_equal(folder, reference)
 
 
 def test_a_file_says_what_is_swept_and_how(text: Path, tmp_path: Path, cli: Cli) -> None:
@@ -327,6 +375,7 @@ EVIL = {
     "hydra: {job: {env_set: {LD_PRELOAD: /tmp/x.so}}}": "hydra.job.env_set in a file",
     "hydra: {job_logging: {handlers: {mine: {'()': os.system}}}}": "hydra.job_logging.handlers.mine.()=os.system is refused",
     "defaults: [override /hydra/launcher: submitit_slurm]\nhydra: {launcher: {setup: [ls]}}": "hydra.launcher.setup in a file",
+    'defaults: [override /hydra/launcher: submitit_slurm]\nhydra: {launcher: {comment: "x\\ntouch it"}}': "touch it' is refused",
     "name: ${oc.env:HOME}": "may not read the environment",
     "modle: {d_model: 3}": "unknown key 'modle' (did you mean 'model'?)",
 }
@@ -357,6 +406,7 @@ WRONG = {
     "hydra.mode=MULTIRUN": "leave hydra.mode out",
     "hydra.sweep.subdir=x": "ARM/seed=N",
     "fc_out=glob(q*)": "no choice fits",
+    "hydra.sweeper.max_batch_size=-1": "must be 1 or more",
     "match=params,null": "in an arm of `compare`",
 }
 
@@ -388,7 +438,7 @@ def test_sweeps_of_other_keys_are_not_mixed(reference: Path, text: Path, cli: Cl
     words = [w for w in words_of(text, reference.parent) if not w.startswith("seed=")]
     said = cli("sweep", *words, "optim.lr=1e-3,2e-3")
     assert said.code == 2
-    assert "holds a sweep of fc_out, seed" in said.err
+    assert "holds a sweep of fc_out: give this one of fc_out, optim.lr a folder of its own" in said.err
 
 
 def test_hydra_shows_itself(cli: Cli) -> None:
@@ -398,4 +448,8 @@ def test_hydra_shows_itself(cli: Cli) -> None:
     assert hydra["launcher"]["_target_"].endswith("JoblibLauncher")
     assert yaml.safe_load(cli("sweep", "fc_out=none", "--cfg", "all").out)["hydra"]["launcher"]
     assert cli("sweep", "fc_out=none", "--cfg", "everything").code == 2
+    listed = cli("sweep", "fc_out=none,dense", "optim.lr=1e-3,2e-3", "--cfg", "job", "--package", "optim")
+    assert yaml.safe_load(listed.out)["lr"] == 0.001
+    handlers = logging.getLogger().handlers[:]
     assert "Config search path" in cli("sweep", "--info", "searchpath").out
+    assert logging.getLogger().handlers == handlers
