@@ -97,10 +97,12 @@ def _print(done: Swept, *, as_json: bool) -> None:
         return
     rows = [_row(cell, run) for cell, run in done.cells]
     ended = sum(row["state"] == "ok" for row in rows)
-    print(f"{ended} of {len(rows)} cells ended well: {done.folder}")
+    print(f"{ended} of {len(rows)} cells ended well: {_shown(done.folder)}")
     for row in rows:
         if row["state"] != "ok":
             print(f"  {row['state']:<9}{row['cell']}  {row['error'] or ''}".rstrip())
+    if done.best:
+        print(f"best: {done.best}")
     if ended:
         print(f"next: {command_line('report', _shown(done.folder))}")
 

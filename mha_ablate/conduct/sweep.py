@@ -24,6 +24,7 @@ class Swept:
     folder: Path
     cells: list[tuple[Cell, dict[str, Any]]]
     failure: str | None
+    best: str | None = None  # what a search found, in one line
 
 
 def conduct_sweep(
@@ -62,7 +63,8 @@ def _conducted(words: list[str], config_dir: Path | None, observer: Observer, re
 def _together(swept: list[Swept]) -> Swept:
     """What several requests of one folder came to."""
     cells = {cell.name: (cell, run) for one in swept for cell, run in one.cells}
-    return Swept(swept[-1].folder, list(cells.values()), "; ".join(one.failure for one in swept if one.failure) or None)
+    failure = "; ".join(one.failure for one in swept if one.failure) or None
+    return Swept(swept[-1].folder, list(cells.values()), failure, swept[-1].best)
 
 
 def _requests_of(folder: Path, given: list[str], config_dir: Path | None) -> list[tuple[list[str], Path | None]]:
@@ -150,7 +152,7 @@ class _Sweeping:
                 raise Interrupted(f"interrupted; {self._what_is_left()}") from None
             self.launching.look()
         ended = [(cell, cell.finished() or cell.folder.read()) for cell in self.sweep.cells.values()]
-        return Swept(path, ended, self._failure())
+        return Swept(path, ended, self._failure(), None if is_grid(self.config) else _best_of(ended, self.sweep.swept))
 
     def _launch(self, cells: list[Cell]) -> None:
         """In batches, where `hydra.sweeper.max_batch_size` asks for them."""
@@ -201,3 +203,15 @@ class _Sweeping:
 def _has_diverged(cell: Cell) -> bool:
     run = cell.finished()
     return run is not None and run["state"] != "ok"
+
+
+def _best_of(cells: list[tuple[Cell, dict[str, Any]]], keys: list[str]) -> str | None:
+    """The cell of lowest validation loss: what was chosen for it, and that loss."""
+    from mha_ablate.config.compose import key_of
+
+    ended = [(run["result"]["val_loss"], cell) for cell, run in cells if run.get("state") == "ok"]
+    if not ended:
+        return None
+    loss, cell = min(ended, key=lambda one: one[0])
+    chosen = [word for word in cell.overrides if key_of(word) in keys]
+    return f"{' '.join(chosen)}, validation loss {loss:.4f} ({cell.name})"

@@ -341,7 +341,7 @@ def _nearest_key(key: str) -> str:
     """A hint at the known key that looks most like `key`, by its whole or by its last word."""
     keys = known_keys()
     group = key.partition(".")[0]
-    if group in ("fc_out", "data"):  # whose choices have settings of their own, which only they know
+    if group == "fc_out":  # whose choices have settings of their own, which only they know
         return ""
     by_last_word = {k.rpartition(".")[2]: k for k in keys}
     exact = by_last_word.get(key.rpartition(".")[2])

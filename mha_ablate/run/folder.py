@@ -195,6 +195,18 @@ class RunFolder:
         except OSError:
             return ""
 
+    def finished(self) -> dict[str, Any]:
+        """run.json of a run that has ended well or diverged. Raises RequestError for anything else, a study's folder among it."""
+        about = self.read()
+        if about.get("state") in FINISHED:
+            return about
+        if (run := next(self.path.glob("**/run.json"), None)) is not None and run.parent != self.path:
+            raise RequestError(f"{self.path} holds several runs: give one of them, such as {run.parent}")
+        state = about.get("state", "no run at all")
+        raise RequestError(
+            f"{self.path} holds no finished run ({state}): give a folder such as outputs/train/dense/seed=0"
+        )
+
     def lines(self, *, holding: str = "", without: str | None = None) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl in order; a line that cannot be read, such as a last one that was cut short, is left out.
 

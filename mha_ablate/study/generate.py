@@ -14,7 +14,7 @@ from mha_ablate.errors import RequestError
 from mha_ablate.model.generate import continuation
 from mha_ablate.model.gpt import GPT
 from mha_ablate.run import checkpoint
-from mha_ablate.run.folder import FINISHED, RunFolder
+from mha_ablate.run.folder import RunFolder
 from mha_ablate.study.replay import config_of
 
 MOST_TOKENS = 10**9
@@ -54,10 +54,7 @@ def generate(folder: RunFolder, wish: Wish, which: Literal["last", "best"] = "la
     A piece is empty while a character is not whole. The folder is only read. Raises RequestError where it holds no finished
     run with weights that can be read, and where the run's tokenizer cannot spell the prompt.
     """
-    if (state := folder.read().get("state")) not in FINISHED:
-        raise RequestError(
-            f"{folder.path} holds no finished run ({state or 'no run at all'}): give a folder such as outputs/train/dense/seed=0"
-        )
+    folder.finished()
     config = config_of(folder)
     best = which == "best" and folder.best_file.exists()
     try:

@@ -16,7 +16,7 @@ from mha_ablate.corpora import corpus_of
 from mha_ablate.data.corpus import IDENTITY
 from mha_ablate.errors import RequestError
 from mha_ablate.run import checkpoint
-from mha_ablate.run.folder import FINISHED, RunFolder
+from mha_ablate.run.folder import RunFolder
 from mha_ablate.run.shape import parsed_yaml, read_text
 from mha_ablate.run.shape import plain as plain_values
 from mha_ablate.study.cell import Cell
@@ -46,12 +46,7 @@ def replay(folder: RunFolder, observer: Observer) -> Replay:
     Raises RequestError where it holds no finished run, where its text is another one now, or where its configuration cannot
     be run by this version.
     """
-    about = folder.read()
-    if about.get("state") not in FINISHED:
-        state = about.get("state", "no run at all")
-        raise RequestError(
-            f"{folder.path} holds no finished run ({state}): give a folder such as outputs/train/dense/seed=0"
-        )
+    about = folder.finished()
     config = config_of(folder)
     corpus = corpus_of(config, watch=observer.reading)
     text = about.get("text") or {}

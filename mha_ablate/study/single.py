@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mha_ablate import build
-from mha_ablate.config.compose import compose
+from mha_ablate.config.compose import compose, key_of
 from mha_ablate.config.schema import RunConfig
 from mha_ablate.corpora import corpus_of, pinned
 from mha_ablate.data.corpus import Corpus
@@ -27,6 +27,10 @@ def single_cell(overrides: list[str], watch: Watch = unwatched, config_dir: Path
 
     `watch` hears of a text being made ready; `config_dir` holds choices of the user's own.
     """
+    if theirs := [word for word in overrides if key_of(word).partition(".")[0] == "study"]:
+        raise RequestError(
+            f"{theirs[0]}: `train` runs one model, and would not heed it; `mha-ablate compare` runs a study"
+        )
     composed = compose(overrides, config_dir)
     config, corpus = prepared(composed.config, watch)
     arm = composed.choices["fc_out"]
