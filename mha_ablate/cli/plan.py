@@ -11,7 +11,7 @@ from mha_ablate.cli.common import ConfigDir, Json, Settings, epilog
 
 if TYPE_CHECKING:
     from mha_ablate.conduct import Ahead
-    from mha_ablate.study.ahead import Need
+    from mha_ablate.study.ahead import Need, Reckoning
 
 EPILOG = epilog(
     {
@@ -82,7 +82,13 @@ def plan(
 def _as_plain(ahead: Ahead) -> dict[str, Any]:
     plan_json = ahead.plan.folder.plan() or {}
     kept = {key: plan_json.get(key) for key in ("hash", "study", "baseline", "margin", "seeds")}
-    return {**kept, **ahead.reckoning.to_json(), "seconds": ahead.seconds, "plan": str(ahead.plan.folder.plan_file)}
+    return {
+        **kept,
+        **ahead.reckoning.to_json(),
+        "notes": ahead.notes,
+        "seconds": ahead.seconds,
+        "plan": str(ahead.plan.folder.plan_file),
+    }
 
 
 def _print(ahead: Ahead, command: str) -> None:
@@ -103,15 +109,33 @@ def _print(ahead: Ahead, command: str) -> None:
     steps = study.arms[study.study.baseline].trainer.steps
     hours = "" if ahead.seconds is None else f", about {_duration(ahead.seconds)}"
     tells = [
-        f"{reckoning.seeds} fresh seeds of {len(study.arms)} arms, {len(study.cells)} cells of {steps} steps{hours}.",
-        f"They find a true difference of {reckoning.effect:g} nats with a power of {reckoning.power:g} in each of "
-        f"{len(reckoning.needs)} contrasts (at p < {reckoning.alpha:.3g}, which Holm asks of the smallest), if the sd is not above "
-        "what is planned with.",
+        f"{_seeds(reckoning)} of {len(study.arms)} arms, {len(study.cells)} cells of {steps} steps{hours}.",
+        f"They find a true difference of {reckoning.effect:g} nats with a power of {reckoning.power:g} in "
+        f"{_contrasts(len(reckoning.needs))} (at p < {reckoning.alpha:.3g}, which Holm asks of the smallest), if the sd is not "
+        "above what is planned with.",
         f"If equivalent: seeds at which no difference at all would be found to lie within ±{reckoning.margin:g} nats.",
     ]
-    for words in ("", *tells, "", f"plan: {study.folder.plan_file}", "", "next:"):
+    for words in (
+        "",
+        *tells,
+        *(f"note: {note}" for note in ahead.notes),
+        "",
+        f"plan: {study.folder.plan_file}",
+        "",
+        "next:",
+    ):
         out.print(words, soft_wrap=not out.is_terminal, markup=False)
     print(f"  {command}\n      runs it; nothing else may be changed, or the report says so")
+
+
+def _seeds(reckoning: Reckoning) -> str:
+    most = max(need.seeds or 0 for need in reckoning.needs.values())
+    least = f" (more than the {most} reckoned: fewer than {reckoning.seeds} are a look, not a result)"
+    return f"{reckoning.seeds} fresh seeds{least if reckoning.seeds > most else ''}"
+
+
+def _contrasts(n: int) -> str:
+    return "its contrast" if n == 1 else f"each of {n} contrasts"
 
 
 def _spread(need: Need) -> str:

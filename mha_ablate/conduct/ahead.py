@@ -24,6 +24,7 @@ class Ahead:
     reckoning: Reckoning
     request: list[str]
     seconds: float | None
+    notes: list[str]  # what of the pilot was left out, or was otherwise
 
 
 def conduct_plan(
@@ -42,12 +43,17 @@ def conduct_plan(
     with interruptible():
         observer.checking()
         from mha_ablate.config.compose import compose
+        from mha_ablate.run.folder import StudyFolder
         from mha_ablate.run.lock import locked
-        from mha_ablate.study.ahead import Spread, reckon, seconds_a_cell, spreads_of
+        from mha_ablate.study.ahead import Spread, pilot_notes, reckon, seconds_a_cell, spreads_of
         from mha_ablate.study.collect import collect
         from mha_ablate.study.execute import default_workers
         from mha_ablate.study.plan import make_plan
 
+        if pilot and StudyFolder(pilot).parts() is not None:
+            raise RequestError(
+                f"--pilot {pilot} holds a study of several parts: give one of them, a folder below it with a plan.json"
+            )
         found = collect(pilot) if pilot else None
         request = planned_request(overrides, found)
         study = compose(request, config_dir).config.study
@@ -82,7 +88,8 @@ def conduct_plan(
         config = plan.arms[study.baseline]
         each = seconds_a_cell(found.runs, config.trainer.steps) if found else None
         at_once = workers or default_workers(config.trainer.device)
-        return Ahead(plan, reckoning, request, each and each * len(plan.cells) / at_once)
+        notes = pilot_notes(found, overrides, [study.baseline, *arms]) if found else []
+        return Ahead(plan, reckoning, request, each and each * len(plan.cells) / at_once, notes)
 
 
 def planned_request(overrides: list[str], pilot: Study | None) -> list[str]:

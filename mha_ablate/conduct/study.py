@@ -136,7 +136,7 @@ class _Conductor:
         )
         while True:
             self._train(self._grid(point, rates, usual))
-            tuning = parts.tuning_of(collect(grid))
+            tuning = parts.tuning_of(collect(grid)).only(shared.arms)
             if untuned := tuning.untuned(shared.arms):
                 break
             wider = tuning.wider(tune)

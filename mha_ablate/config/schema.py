@@ -15,6 +15,8 @@ from typing import Any
 
 from mha_ablate.errors import nearest
 
+STAGES_OF_TUNING = ("grid", "shared", "tuned")  # folders below a point
+
 
 def one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Raise ValueError unless `value` is one of `allowed`."""
@@ -276,6 +278,10 @@ class StudyConfig:
         safe_name("study.name", self.name)
         for point in self.point_words:
             safe_name("a point's name", point)
+            if point in STAGES_OF_TUNING:
+                raise ValueError(
+                    f"study.points: {point} is the name of a folder that tuning makes: give the point another name"
+                )
         if not 0 < self.margin < math.inf:
             raise ValueError(f"study.margin={self.margin} is out of range: it must be above 0 (nats per token)")
         if not self.arms:

@@ -20,6 +20,7 @@ from mha_ablate.study.collect import Run, Study
 
 METRIC = "validation loss in nats per token, whole split, at the last step"
 DEFAULT_MARGIN = 0.01
+NAMED = 8  # arms in a message
 NOISY = 1.3  # slowest round over fastest, of one arm
 COST_KEYS = (
     "params",
@@ -74,7 +75,7 @@ def assemble(study: Study, *, baseline: str | None = None, margin: float | None 
         "copies": copies(plan.get("copies", {}), losses, written),
         "noise_floor": known_floor(study.folder, study.arm_hash(base), len(losses[base])),
         "bits_per_byte": bits_per_byte(setting["text"]),
-        "notes": _notes(study, setting),
+        "notes": [*_point_notes(study, base), *_notes(study, setting)],
         "provenance": _provenance(study),
     }
     report["notes"] += _waterfall_notes(study, report["waterfall"])
@@ -103,10 +104,15 @@ def _baseline(study: Study, asked: str | None) -> str:
     wanted = asked or (study.plan or {}).get("baseline") or _fullest(study)
     if wanted not in study.arms:
         raise RequestError(
-            f"baseline {wanted} is not among the arms{nearest(wanted, study.arms)}: choose one of {', '.join(study.arms)} "
-            "with --baseline"
+            f"baseline {wanted} is not among the arms{nearest(wanted, study.arms)}: choose one of {_listed(study.arms)} with "
+            "--baseline"
         )
     return wanted
+
+
+def _listed(arms: list[str]) -> str:
+    """The first few in words; names of a sweep's arms hold commas."""
+    return "; ".join(arms[:NAMED]) + (f" and {len(arms) - NAMED} more" if len(arms) > NAMED else "")
 
 
 def _fullest(study: Study) -> str:
@@ -213,10 +219,12 @@ def _contrast(c: Paired, margin: float) -> dict[str, Any]:
 
 
 def _overrides(study: Study, arm: str) -> list[str]:
+    """What makes the arm: as planned, or else the words of its runs that say neither where nor with which seed."""
     planned = (study.plan or {}).get("arms", {})
     if arm in planned:
         return list(planned[arm])
-    return list(next((run.about.get("overrides", []) for run in study.of(arm)), []))
+    words = next((run.about.get("overrides", []) for run in study.of(arm)), [])
+    return [word for word in words if word.partition("=")[0] not in ("seed", "name", "outputs")]
 
 
 def _ratio(rounds: list[float] | None, of_base: list[float] | None) -> dict[str, Any]:
@@ -268,10 +276,12 @@ def _setting(study: Study) -> dict[str, Any]:
 def _notes(study: Study, setting: dict[str, Any]) -> list[str]:
     """What a reader must know before believing the numbers."""
     notes = []
-    for key in ("precision", "device", "threads", "versions"):
-        seen = {str(run.about["provenance"].get(key)) for run in study.runs if run.about.get("provenance")}
+    sources = [run.about["provenance"] for run in study.runs if run.about.get("provenance")]
+    for key in ("precision", "device", "threads"):
+        seen = {str(source.get(key)) for source in sources}
         if len(seen) > 1:
             notes.append(f"runs differ in {key}: {'; '.join(sorted(seen))}")
+    notes += _code_notes(sources)
     for key in ("trainer.steps", "trainer.batch_size", "model.context"):
         values = setting["differs"].get(key)
         if values:
@@ -301,6 +311,45 @@ def _notes(study: Study, setting: dict[str, Any]) -> list[str]:
     if strange := unseen_words(setting["text"]):
         notes.append(strange)
     return notes
+
+
+def _code_notes(sources: list[dict[str, Any]]) -> list[str]:
+    """Where runs were made by different code: the versions of what all of them had, and the commits."""
+    notes = []
+    versions = [source["versions"] for source in sources if isinstance(source.get("versions"), dict)]
+    for package in sorted(set.intersection(*map(set, versions))) if versions else []:
+        seen = sorted({str(of_run[package]) for of_run in versions})
+        if len(seen) > 1:
+            notes.append(f"runs differ in the version of {package}: {', '.join(seen)}")
+    states = {_commit(source["git"]) for source in sources if isinstance(source.get("git"), dict)}
+    if len(states) > 1:
+        notes.append(f"runs were made by different commits of the code: {', '.join(sorted(states))}")
+    return notes
+
+
+def _commit(state: dict[str, Any]) -> str:
+    return str(state.get("commit"))[:10] + (" with changes" if state.get("dirty") else "")
+
+
+def _point_notes(study: Study, base: str) -> list[str]:
+    """Of a sweep over more than the projection: deltas hold what the other settings change too."""
+    if study.plan is not None:
+        return []
+    keys = {word.partition("=")[0] for arm in study.arms for word in _differing(study, arm)}
+    others = sorted(keys - {"fc_out"})
+    if not others or "fc_out" not in keys:
+        return []
+    point = " ".join(word for word in _differing(study, base) if not word.startswith("fc_out="))
+    return [
+        f"arms differ in {', '.join(others)} too, and every delta is to {base} ({point}); a study with study.points=[...] compares "
+        "each point with a baseline of its own"
+    ]
+
+
+def _differing(study: Study, arm: str) -> list[str]:
+    """The words of an arm that not all arms have."""
+    every = [set(_overrides(study, other)) for other in study.arms]
+    return [word for word in _overrides(study, arm) if not all(word in words for words in every)]
 
 
 def _waterfall_notes(study: Study, fall: dict[str, Any] | None) -> list[str]:
@@ -334,10 +383,12 @@ def _promise_notes(plan: dict[str, Any], contrasts: dict[str, Paired]) -> list[s
     }
     shown = ", ".join(f"{arm} {size:.3g}" for arm, size in seen.items())
     late = [arm for arm, size in seen.items() if size > power["effect"]]
+    open_yet = [arm for arm in power["contrasts"] if arm not in seen]
     held = f"not for {', '.join(late)}" if late else "kept"
-    notes += (
-        [f"planned to find {power['effect']:g} nats; as it came out, it finds {shown} nats: {held}"] if seen else []
-    )
+    if open_yet:
+        held = f"nothing can be said of {', '.join(open_yet)} yet" + (f", {held}" if late else "")
+    if seen:
+        notes.append(f"planned to find {power['effect']:g} nats; as it came out, it finds {shown} nats: {held}")
     return notes
 
 

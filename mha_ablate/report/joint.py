@@ -21,6 +21,7 @@ from mha_ablate.study.collect import Study, collect
 from mha_ablate.study.parts import GRID, SHARED, STABLE, TUNED, Tuning, tuning_of
 
 COLUMNS = ("point", "arm", "val loss", "delta, 95%", "verdict")
+ENOUGH_RATES = 5
 STAGES = {SHARED: "shared rate", TUNED: "own best rate", "": ""}
 
 
@@ -219,6 +220,10 @@ def _notes(report: dict[str, Any]) -> list[str]:
                 f"{where}the best rate of {', '.join(tuning['at_edge'])} lies at the edge of the grid, which was not widened any "
                 "further: a better one may lie outside"
             )
+        fewest = min(map(len, tuning["losses"].values()), default=0)
+        if 0 < fewest < ENOUGH_RATES:
+            where = f"{tuning['point']}: " if tuning["point"] else ""
+            notes.append(f"{where}tuned on {fewest} rates, where {ENOUGH_RATES} tell an optimum from its neighbours")
     notes += _unlike(report)
     for part in report["parts"]:
         where = part["folder"]

@@ -27,9 +27,10 @@ def sentence(report: dict[str, Any]) -> str:
 
 
 def removed(report: dict[str, Any]) -> dict[str, Any] | None:
-    """The first arm whose fc_out has no parameters left, where the baseline's has some."""
+    """The first arm whose fc_out has no parameters left, where the baseline's is the whole one: none has more."""
     base, *others = report["arms"]
-    if not base["cost"].get("params_fc_out"):
+    size = base["cost"].get("params_fc_out")
+    if not size or any((arm["cost"].get("params_fc_out") or 0) > size for arm in others):
         return None
     return next((arm for arm in others if arm["cost"].get("params_fc_out") == 0), None)
 
@@ -60,10 +61,12 @@ def _clause(arm: dict[str, Any], base: str, *, removed: bool, bits: float | None
     if arm["verdict"] == "helps":
         return f"{name} gains {size} on {base}{sure}"
     if arm["verdict"] == "equivalent":
-        return f"{name} is equivalent to {base} within the margin{sure}"
+        low, high = delta["ci90"]
+        margin = delta["equivalence"]["margin"]
+        return f"{name} is equivalent to {base} (90% interval {low:+.4f} to {high:+.4f}, within ±{margin:g})"
     if delta["p_holm"] is not None and delta["p_t"] < ALPHA <= delta["p_holm"]:
         sure = f" ({_interval(delta)}, but Holm's correction for all arms leaves p = {delta['p_holm']:.2g})"
-    elif delta["p_holm"] is not None and delta["p_holm"] < ALPHA:  # it is not the size that leaves it undecided
+    elif delta["p_t"] is not None and delta["p_t"] < ALPHA:  # it is not the size that leaves it undecided
         sure = f" ({_interval(delta)}, but {arm['verdict_reason']})"
     return f"it is undecided whether {name} costs anything against {base}{sure}"
 

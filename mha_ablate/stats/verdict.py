@@ -26,10 +26,10 @@ def decide(contrasts: dict[str, Paired], *, margin: float, incomplete: dict[str,
 
     *equivalent* if the 90% t interval lies within +- margin (two one-sided tests at 5%); else *costs* or *helps* if
     the Holm-adjusted p of the paired t test over all contrasts is under 0.05; else *undecided*. An arm named in `incomplete`
-    (its reason: diverged or missing seeds) stays undecided: what is left of it is no fair sample. One that has no p yet counts
-    among the contrasts all the same: else a study that is looked at half-way would ask less of those that came first.
+    (its reason: diverged or missing seeds) stays undecided, without a p: what is left of it is no fair sample. It counts among the
+    contrasts all the same, as p = 1: else a study that is looked at half-way would ask less of those that came first.
     """
-    known = {arm: c.p_t for arm, c in contrasts.items() if c.p_t is not None}
+    known = {arm: c.p_t for arm, c in contrasts.items() if c.p_t is not None and arm not in incomplete}
     adjusted = holm(dict.fromkeys([*contrasts, *incomplete], 1.0) | known)
     return {
         arm: _decide_one(c, adjusted[arm] if arm in known else None, margin, incomplete.get(arm))

@@ -101,6 +101,17 @@ def spreads_of(pilot: Study, baseline: str, arms: list[str]) -> dict[str, Spread
     return found
 
 
+def pilot_notes(pilot: Study, words: list[str], arms: list[str]) -> list[str]:
+    """What of a pilot says less of the planned study: runs that are left out, and settings that it did not have."""
+    lost = [f"{r.arm}/seed={r.seed} {r.state}" for arm in arms for r in pilot.of(arm) if r.val_loss is None]
+    had = (pilot.plan or {}).get("request", [])
+    mine = [word for word in words if word not in had and not word.startswith(("study.", "name=", "outputs="))]
+    notes = [f"the spread leaves out {len(lost)} run(s) of the pilot: {', '.join(lost[:5])}"] if lost else []
+    if mine:
+        notes.append(f"the pilot ran without {' '.join(mine)}: its spread may be another")
+    return notes
+
+
 def seconds_a_cell(runs: list[Run], steps: int) -> float | None:
     """How long a cell of so many steps takes, by the runs that ended well, one by one on their worker; None without any."""
     paces = [

@@ -286,29 +286,34 @@ class Launching:
         """Hand cells to the launcher and wait until it is done with them; returns those that came to no end, and why."""
         for cell in cells:
             self.seen[key_of(cell)] = _Seen(_written(cell.folder))
-        broken, returned = None, []
-        with heard_jobs() as jobs, _quiet_trackers():
+        with (
+            heard_jobs() as jobs,
+            _quiet_trackers(),
+        ):  # what a job says for itself is asked inside too: submitit waits for it
             self.jobs = jobs
             threading.Thread(target=self._note_jobs, args=(cells, jobs), daemon=True).start()
-            try:
-                returned = list(self._launcher(cells).launch([self._words(cell) for cell in cells], 0))
-            except RunFailed:
-                raise
-            except Exception as error:
-                broken = error
+            returned, broken = self._launched(cells)
             while not self.stopped and not all(
                 job.done() for job in jobs
-            ):  # the first that is lost ends the launcher's wait for all
+            ):  # the first loss ends the launcher's wait for all
                 time.sleep(POLL)
-            self.jobs = []
-        self.died = broken is not None
-        if broken is not None and not self.stopped:
-            self._wait_for_locks(cells)
-        lost = [i for i, cell in enumerate(cells) if not self._came_to_an_end(cell)]
-        if lost and self.on_other_machines:
-            lost = self._still_lost(cells, lost)
-        self._forget_jobs(cells)
-        return [(cells[i], _reason(returned, broken, jobs, i)) for i in lost]
+            self.jobs, self.died = [], broken is not None
+            if broken is not None and not self.stopped:
+                self._wait_for_locks(cells)
+            lost = [i for i, cell in enumerate(cells) if not self._came_to_an_end(cell)]
+            if lost and self.on_other_machines:
+                lost = self._still_lost(cells, lost)
+            self._forget_jobs(cells)
+            return [] if self.stopped else [(cells[i], _reason(returned, broken, jobs, i)) for i in lost]
+
+    def _launched(self, cells: Sequence[Cell]) -> tuple[list[Any], Exception | None]:
+        """What the launcher brought home, or what it broke down with."""
+        try:
+            return list(self._launcher(cells).launch([self._words(cell) for cell in cells], 0)), None
+        except RunFailed:
+            raise
+        except Exception as error:
+            return [], error
 
     def _still_lost(self, cells: Sequence[Cell], lost: list[int]) -> list[int]:
         """Of the cells that seem to have come to no end, those that still do when the file system has caught up."""

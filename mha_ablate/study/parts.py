@@ -17,14 +17,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mha_ablate.config.schema import StudyConfig, TuneConfig
+from mha_ablate.config.schema import STAGES_OF_TUNING, StudyConfig, TuneConfig
 from mha_ablate.config.sweep import shown_rate
 from mha_ablate.errors import RequestError, RunFailed
 from mha_ablate.run.folder import RunFolder, write_json
 from mha_ablate.study.cell import Cell
 from mha_ablate.study.collect import Study
 
-GRID, SHARED, TUNED = "grid", "shared", "tuned"
+GRID, SHARED, TUNED = STAGES_OF_TUNING
 STABLE = 0.1  # nats: a rate at which an arm ends this close to its best counts as one that it trains at
 
 
@@ -126,9 +126,8 @@ class Tuning:
 
     @property
     def at_edge(self) -> list[str]:
-        """Arms whose best rate is the lowest or the highest of the grid: a better one may lie outside."""
-        ends = (self.rates[0], self.rates[-1])
-        return [arm for arm, rate in self.best.items() if rate in ends]
+        """Arms whose best rate is the lowest or the highest that they were tried at: a better one may lie outside."""
+        return [arm for arm, rate in self.best.items() if rate in (min(self.losses[arm]), max(self.losses[arm]))]
 
     @property
     def widest_stable(self) -> dict[str, float]:
@@ -143,6 +142,10 @@ class Tuning:
             arm: statistics.fmean(min(1.0, loss - curve[self.best[arm]]) for loss in curve.values())
             for arm, curve in self.losses.items()
         }
+
+    def only(self, arms: Collection[str]) -> Tuning:
+        """What it showed of these arms: an earlier request may have left others."""
+        return Tuning({arm: curve for arm, curve in self.losses.items() if arm in arms}, self.seeds)
 
     def wider(self, tune: TuneConfig) -> list[float]:
         """The rates, with one more at each end that is some arm's best, up to `tune.widen`: for all arms, to keep budgets equal."""

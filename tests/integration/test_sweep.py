@@ -195,13 +195,17 @@ def test_a_job_that_is_preempted_goes_on(slurm: dict[str, str], text: Path, tmp_
         text=True,
     )
     run = RunFolder(tmp_path / "sweep" / "dense" / "seed=0")
-    wait_for(lambda: run.state_file.is_file())
-    job = json.loads((tmp_path / "sweep" / "jobs.json").read_text(encoding="utf-8"))["dense/seed=0"]
-    subprocess.run(["scontrol", "requeue", job], env=os.environ | slurm, check=True)  # as a preemption does
-    wait_for(lambda: run.read().get("resumed"))
-    assert run.read()["owner"]["slurm_job"] == job
-    subprocess.run(["scancel", job], env=os.environ | slurm, check=True)
-    out, err = sweeping.communicate(timeout=120)
+    try:
+        wait_for(lambda: run.state_file.is_file())
+        job = json.loads((tmp_path / "sweep" / "jobs.json").read_text(encoding="utf-8"))["dense/seed=0"]
+        subprocess.run(["scontrol", "requeue", job], env=os.environ | slurm, check=True)  # as a preemption does
+        wait_for(lambda: run.read().get("resumed"))
+        assert run.read()["owner"]["slurm_job"] == job
+        subprocess.run(["scancel", job], env=os.environ | slurm, check=True)
+        out, err = sweeping.communicate(timeout=120)
+    finally:
+        sweeping.kill()
+        sweeping.communicate()
     assert sweeping.returncode == 1
     assert f"Slurm job {job}" in err
     assert "failed   dense/seed=0" in out

@@ -11,7 +11,7 @@ from mha_ablate.conduct.ahead import planned_request
 from mha_ablate.errors import RequestError
 from mha_ablate.report.assemble import assemble
 from mha_ablate.stats.power import power_of, smallest_effect, upper_sd
-from mha_ablate.study.ahead import Spread, reckon, seconds_a_cell, spreads_of
+from mha_ablate.study.ahead import Spread, pilot_notes, reckon, seconds_a_cell, spreads_of
 from mha_ablate.study.collect import collect
 from tests.synthetic import write_study
 
@@ -53,6 +53,26 @@ def test_spreads_come_from_pairs(tmp_path: Path) -> None:
     assert found.seeds == 3
     with pytest.raises(RequestError, match="has 0 finished pair"):
         spreads_of(pilot, "dense", ["other"])
+
+
+def test_what_a_pilot_lacks_is_said(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "pilot", arms=["dense", "none"], seeds=3, evaluations=2)
+    assert pilot_notes(collect(path), ["study.margin=0.1", "name=x"], ["dense", "none"]) == []
+    file = next((path / "none").glob("seed=1/run.json"))
+    run = json.loads(file.read_text())
+    file.write_text(json.dumps(run | {"state": "diverged", "result": {**run["result"], "val_loss": None}}))
+    lost, other = pilot_notes(collect(path), ["trainer.steps=9"], ["dense", "none"])
+    assert lost == "the spread leaves out 1 run(s) of the pilot: none/seed=1 diverged"
+    assert other == "the pilot ran without trainer.steps=9: its spread may be another"
+
+
+def test_a_promise_is_not_kept_by_what_has_no_data(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "study", arms=["dense", "none"], seeds=4, evaluations=2)
+    plan = json.loads((path / "plan.json").read_text())
+    plan["power"] = {"effect": 10.0, "power": 0.8, "alpha": 0.025, "contrasts": {"none": {}, "other": {}}}
+    (path / "plan.json").write_text(json.dumps(plan))
+    [note] = [n for n in assemble(collect(path))["notes"] if n.startswith("planned to find")]
+    assert note.endswith(": nothing can be said of other yet")
 
 
 def test_hours_go_by_what_cells_took(tmp_path: Path) -> None:

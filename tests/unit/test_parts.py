@@ -104,6 +104,17 @@ def test_the_best_rate_the_widest_stable_one_and_the_sensitivity() -> None:
     assert found.sensitivity == pytest.approx({"a": 0.35 / 3, "b": 1.1 / 3})
 
 
+def test_an_arm_is_at_the_edge_of_its_own_rates() -> None:
+    found = Tuning({"a": {1e-3: 2.3, 3e-3: 2.0}, "b": {1e-3: 2.2, 3e-3: 2.0, 9e-3: 2.1}})
+    assert found.at_edge == ["a"]
+
+
+def test_arms_of_an_earlier_request_do_not_widen_the_grid() -> None:
+    found = Tuning({"a": {1e-3: 2.3, 3e-3: 2.0, 9e-3: 2.1}, "gone": {1e-3: 2.0, 3e-3: 2.1, 9e-3: 2.2}})
+    assert found.wider(TUNE) != found.rates
+    assert found.only(["a"]).wider(TUNE) == found.rates
+
+
 def test_an_arm_that_diverges_everywhere_has_no_best_rate() -> None:
     with pytest.raises(RunFailed, match="diverged at every rate"):
         _ = Tuning({"a": {1e-3: math.inf, 3e-3: math.inf}}).best

@@ -435,8 +435,38 @@ def test_runs_of_train_are_compared_without_a_plan(tmp_path: Path) -> None:
     report = study.report()
     assert (report["study"], report["baseline"], report["margin"]) == ("train", "dense", 0.01)
     assert report["plan_hash"] is None
-    assert arm_of(report, "none")["overrides"] == ["fc_out=none", "seed=0"]
+    assert arm_of(report, "none")["overrides"] == ["fc_out=none"]
     assert arm_of(report, "none")["verdict"] == "costs"
+
+
+def test_runs_of_other_code_are_noted(study: Folder) -> None:
+    study.arm("dense", BASE)
+    sources = [json.loads(file.read_text())["provenance"] for file in study.path.rglob("run.json")]
+    other = {**sources[0], "git": {"commit": "e" * 40, "dirty": True}, "versions": {"torch": "2.12", "mine": "1"}}
+    study.run("none", 0, 2.5, provenance=other)
+    notes = study.report()["notes"]
+    assert "runs differ in the version of torch: 2.11, 2.12" in notes
+    assert f"runs were made by different commits of the code: {'e' * 10} with changes, {'f' * 10}" in notes
+    assert not [note for note in notes if "mine" in note]  # which only an arm of its own needs
+
+
+def test_a_sweep_over_more_than_the_projection_says_so(tmp_path: Path) -> None:
+    sweep = Folder(tmp_path / "sweep")
+    for arm in ("dense", "none"):
+        for heads in (2, 4):
+            words = [f"fc_out={arm}", f"model.n_heads={heads}", "seed=0", "name=sweep", "trainer.steps=20"]
+            name = f"{arm}{heads}"
+            sweep.run(name, 0, 2.0, overrides=words)
+    report = sweep.report(baseline="dense2")
+    assert arm_of(report, "none4")["overrides"] == ["fc_out=none", "model.n_heads=4", "trainer.steps=20"]
+    [note] = [note for note in report["notes"] if note.startswith("arms differ in")]
+    assert note.startswith("arms differ in model.n_heads too, and every delta is to dense2 (model.n_heads=2)")
+
+
+def test_a_removal_is_told_against_the_whole_projection_alone(study: Folder) -> None:
+    study.arm("dense", BASE).arm("none", COSTS).arm("other", BASE)
+    assert "removing fc_out (none)" in study.report(baseline="dense")["sentence"]
+    assert "removing" not in study.report(baseline="other")["sentence"]
 
 
 def test_two_configurations_under_one_name_are_kept_apart(study: Folder) -> None:
@@ -466,7 +496,7 @@ def test_one_configuration_run_twice_at_a_seed_is_kept_apart_by_folder(tmp_path:
     [
         (COSTS, r"removing fc_out \(none\) costs 0\.1200 nats per token against dense .*\+0\.0703 to \+0\.1697"),
         (HELPS, r"removing fc_out \(none\) gains 0\.1200 nats per token on dense .*-0\.1697 to -0\.0703"),
-        (EQUIVALENT, r"removing fc_out \(none\) is equivalent to dense within the margin"),
+        (EQUIVALENT, r"removing fc_out \(none\) is equivalent to dense \(90% interval .* within ±0\.01\)"),
         (UNDECIDED, r"undecided whether removing fc_out \(none\) .*against dense .*-0\.2484 to \+0\.2484"),
     ],
 )
