@@ -253,11 +253,14 @@ def _sentence(report: dict[str, Any]) -> str:
     """The removal at every point and stage, in words."""
     clauses = []
     arms = {_main(part)["arm"] for part in report["parts"] if _main(part)}
-    for stage, words in STAGES.items():
+    for stage in STAGES:
         parts = [part for part in report["parts"] if part["stage"] == stage]
         told = [f"{_named(part, arms)}{_told(_main(part))}" for part in parts if _main(part)]
         if told:
-            clauses.append(f"{f'at the {words}' if words else 'against the baseline'}: {', '.join(told)}")
+            where = {SHARED: "at the shared rate", TUNED: "at each arm's own best rate"}.get(
+                stage, "against the baseline"
+            )
+            clauses.append(f"{where}: {', '.join(told)}")
     seeds = {_main(part)["n"] for part in report["parts"] if _main(part)}
     if not clauses:
         return "No part has an arm to compare with its baseline."

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#882255", "#117733")
 GREY, BAND, GRID, FAINT = "#666666", "#eeeeee", "#dddddd", "#999999"
 PANEL = 5.0  # inches across a panel: on a telephone its letters are still 9 pixels high
+TITLE = 40  # letters of a title in a line, above a panel that is half as wide as the figure
 NAME = 16  # letters of a name in a line beside a panel, or in a third of what stands below it
 LEGIBLE = len(PALETTE)  # curves in one panel, the baseline's aside
 STYLE: dict[Any, Any] = {
@@ -127,7 +128,7 @@ def forest_panel(report: dict[str, Any]) -> Panel:
         axes.locator_params(axis="x", nbins=5)
         axes.spines["left"].set_visible(False)
         axes.set(
-            title=f"Cost against {report['baseline']}, at the end",
+            title=textwrap.fill(f"Cost against {report['baseline']}, at the end", TITLE),
             xlabel="delta, nats per token   (right of 0: worse)\nbar: 95% interval   ticks: seeds   grey: margin",
         )
 
@@ -164,7 +165,9 @@ def change_panel(report: dict[str, Any], study: Study) -> Panel:
         for arm, colour in list(legible(report).items())[1:]:
             _change(axes, {run.seed: run.curve for run in study.of(arm)}, base, colour)
         axes.set(
-            title=f"Cost against {report['baseline']}, during training", xlabel="step", ylabel="delta, nats per token"
+            title=textwrap.fill(f"Cost against {report['baseline']}, during training", TITLE),
+            xlabel="step",
+            ylabel="delta, nats per token",
         )
         axes.grid(axis="y", color=GRID, lw=0.6)
 

@@ -17,6 +17,8 @@ def sentence(report: dict[str, Any]) -> str:
     others = report["arms"][1:]
     if not others:
         return f"Only {base['arm']} was run: a comparison takes another arm."
+    if floor := _floor(report):
+        return floor
     removal = removed(report)
     main = removal or others[0]
     clause = _clause(main, base["arm"], removed=removal is not None, bits=report.get("bits_per_byte"))
@@ -24,6 +26,16 @@ def sentence(report: dict[str, Any]) -> str:
     if main["delta"] and main["n"] < ENOUGH_SEEDS:
         text += f": a look, not a result, which takes {ENOUGH_SEEDS} seeds"
     return text + "."
+
+
+def _floor(report: dict[str, Any]) -> str | None:
+    """How far apart arms lie that differ by chance alone, where most arms are there to show it; else None."""
+    pairs = [pair for pair in report.get("copies") or [] if pair["delta"]["ci95"]]
+    if not pairs or 2 * len(pairs) < len(report["arms"]) - 1:
+        return None
+    told = [f"{p['to']} and {p['from']} by {p['delta']['mean']:+.4f} ({_interval(p['delta'])})" for p in pairs]
+    seeds = f"over {min(len(pair['delta']['values']) for pair in pairs)} paired seeds"
+    return f"Arms that differ by chance alone differ in nats per token, {seeds}: {'; '.join(told)}."
 
 
 def removed(report: dict[str, Any]) -> dict[str, Any] | None:

@@ -89,7 +89,11 @@ def test_a_floor_is_measured_by_copies_and_used_beside_it(tmp_path: Path) -> Non
         "sd": sd,
         "seeds": 5,
     }
+    assert report["sentence"].startswith(
+        "Arms that differ by chance alone differ in nats per token, over 5 paired seeds: dense and none"
+    )
     other = assemble(collect(made(tmp_path / "other", seed=1)))
+    assert "chance alone" not in other["sentence"]
     assert other["noise_floor"]["half_width"] == pytest.approx(chance_width(sd, 5, 4))
     assert any("below the noise floor" in note and "study floor" in note for note in other["notes"])
     wide = assemble(collect(tmp_path / "other"), margin=10.0)
