@@ -53,11 +53,8 @@ def assemble(study: Study, *, baseline: str | None = None, margin: float | None 
         missing = missing_seeds(study, arm, base)
         if missing:
             incomplete[arm] = missing
-    planned = {arm: c for arm, c in contrasts.items() if not plan or arm in plan["arms"]}
-    of_plan = {arm: why for arm, why in incomplete.items() if not plan or arm in plan["arms"]}
-    verdicts = decide(planned, margin=margin, incomplete=of_plan)
-    everything = decide(contrasts, margin=margin, incomplete=incomplete)
-    verdicts |= {arm: everything[arm] for arm in contrasts.keys() - planned.keys()}
+    unplanned = [arm for arm in study.arms if plan and arm not in plan["arms"]]
+    verdicts = decide(contrasts, margin=margin, incomplete=incomplete, exploratory=unplanned)
     arms = [_arm(study, arm, base, losses, contrasts, verdicts, incomplete, margin) for arm in _ordered(study, base)]
     setting = _setting(study)
     written = partial(_contrast, margin=margin)

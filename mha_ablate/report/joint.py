@@ -173,17 +173,25 @@ def _decide_all(parts: list[dict[str, Any]], absent: list[tuple[str, str]]) -> N
     """Verdicts over all contrasts of a stage together: ten points are ten chances of a false alarm, those to come among them."""
     for stage in STAGES:
         of_stage = [part for part in parts if part["stage"] == stage]
-        of_point = max((len(part["arms"]) - 1 for part in of_stage), default=0)
+        of_point = max((sum(not arm["exploratory"] for arm in part["arms"][1:]) for part in of_stage), default=0)
         later = {f"{place}\n{n}": "not run yet" for place in absent if place[1] == stage for n in range(of_point)}
-        for margin in {part["margin"] for part in of_stage}:
-            cells = [(p, a) for p in of_stage if p["margin"] == margin for a in p["arms"][1:] if a["delta"]]
-            contrasts = {f"{p['folder']}\n{a['arm']}": paired(_losses(a), _losses(p["arms"][0])) for p, a in cells}
-            missing = {f"{p['folder']}\n{arm}": why for p in of_stage for arm, why in p["missing"].items()}
-            verdicts = decide(contrasts, margin=margin, incomplete=missing | later)
-            for part, arm in cells:
-                verdict = verdicts[f"{part['folder']}\n{arm['arm']}"]
-                arm |= {"verdict": verdict.word, "verdict_reason": verdict.reason, "look": verdict.look}
-                arm["delta"] |= {"p_holm": verdict.p_holm, "verdict_reason": verdict.reason}
+        missing = {_contrast(p, arm): why for p in of_stage for arm, why in p["missing"].items()}
+        unplanned = {_contrast(p, a["arm"]) for p in of_stage for a in p["arms"][1:] if a["exploratory"]}
+        cells = [(p, a) for p in of_stage for a in p["arms"][1:] if a["delta"]]
+        contrasts = {_contrast(p, a["arm"]): paired(_losses(a), _losses(p["arms"][0])) for p, a in cells}
+        verdicts = {
+            margin: decide(contrasts, margin=margin, incomplete=missing | later, exploratory=unplanned)
+            for margin in {part["margin"] for part in of_stage}
+        }
+        for part, arm in cells:
+            verdict = verdicts[part["margin"]][_contrast(part, arm["arm"])]
+            arm |= {"verdict": verdict.word, "verdict_reason": verdict.reason, "look": verdict.look}
+            arm["delta"] |= {"p_holm": verdict.p_holm, "verdict_reason": verdict.reason}
+
+
+def _contrast(part: dict[str, Any], arm: str) -> str:
+    """A contrast's name among those of all parts."""
+    return f"{part['folder']}\n{arm}"
 
 
 def _losses(arm: dict[str, Any]) -> dict[int, float]:

@@ -21,7 +21,7 @@ def joint_page(report: dict[str, Any], figures: list[str], command: str) -> str:
         f"{escape(part['sentence'])}</li>"
         for part in report["parts"]
     )
-    together = "all contrasts of this page at one stage"
+    together = "all planned contrasts of this page at one stage"
     family = together if report["one_study"] else "the contrasts of each study by itself"
     return document(
         report["name"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from mha_ablate.stats.paired import Paired
@@ -21,16 +22,22 @@ class Verdict:
     look: bool
 
 
-def decide(contrasts: dict[str, Paired], *, margin: float, incomplete: dict[str, str]) -> dict[str, Verdict]:
-    """Verdicts on all planned contrasts against one baseline.
+def decide(
+    contrasts: dict[str, Paired], *, margin: float, incomplete: dict[str, str], exploratory: Collection[str] = ()
+) -> dict[str, Verdict]:
+    """Verdicts on the contrasts of one study.
 
     *equivalent* if the 90% t interval lies within +- margin (two one-sided tests at 5%); else *costs* or *helps* if
-    the Holm-adjusted p of the paired t test over all contrasts is under 0.05; else *undecided*. An arm named in `incomplete`
-    (its reason: diverged or missing seeds) stays undecided, without a p: what is left of it is no fair sample. It counts among the
-    contrasts all the same, as p = 1: else a study that is looked at half-way would ask less of those that came first.
+    the Holm-adjusted p of the paired t test over the planned contrasts is under 0.05; else *undecided*. An arm named in
+    `incomplete` (its reason: diverged or missing seeds) stays undecided, without a p: what is left of it is no fair sample. It
+    counts among the contrasts all the same, as p = 1: else a study that is looked at half-way would ask less of those that
+    came first.
+
+    Arms in `exploratory` were not planned: they take nothing from those that were, and are themselves adjusted over all.
     """
     known = {arm: c.p_t for arm, c in contrasts.items() if c.p_t is not None and arm not in incomplete}
-    adjusted = holm(dict.fromkeys([*contrasts, *incomplete], 1.0) | known)
+    every = dict.fromkeys([*contrasts, *incomplete], 1.0) | known
+    adjusted = holm(every) | holm({arm: p for arm, p in every.items() if arm not in exploratory})
     return {
         arm: _decide_one(c, adjusted[arm] if arm in known else None, margin, incomplete.get(arm))
         for arm, c in contrasts.items()

@@ -186,6 +186,30 @@ def test_p_values_are_adjusted_over_all_points_of_a_study(tmp_path: Path) -> Non
         assert arm["delta"]["p_holm"] >= of_one["delta"]["p_holm"]
 
 
+def test_arms_that_were_not_planned_are_no_contrasts_of_the_study(tmp_path: Path) -> None:
+    for n in range(2):
+        path = made(tmp_path / f"x/n_heads={n}", seed=n, seeds=8)
+        plan = json.loads((path / "plan.json").read_text())
+        changed(path, arms={arm: words for arm, words in plan["arms"].items() if arm != "per_head"})
+    whole = {"study": "heads", "points": {f"n_heads={n}": [] for n in range(3)}}
+    (tmp_path / "x/parts.json").write_text(json.dumps(whole))
+    report = write_joint(tmp_path / "x")
+    arms = [arm for part in report["parts"] for arm in part["arms"][1:]]
+    planned = [arm["delta"] for arm in arms if not arm["exploratory"]]
+    first = min(planned, key=lambda delta: delta["p_t"])
+    assert first["p_holm"] == pytest.approx(min(1.0, 6 * first["p_t"])), "two arms at each of three points"
+    assert [row[4].endswith("exploratory)") for row in rows(report) if row[1] == "per_head"] == [True, True]
+
+
+def test_points_with_margins_of_their_own_are_one_family(tmp_path: Path) -> None:
+    for n in range(2):
+        made(tmp_path / f"x/n_heads={n}", seed=n, seeds=8, margin=0.01 * (n + 1))
+    (tmp_path / "x/parts.json").write_text(json.dumps({"study": "heads", "points": {}}))
+    contrasts = [arm["delta"] for part in joint_report(tmp_path / "x")["parts"] for arm in part["arms"][1:]]
+    first = min(contrasts, key=lambda delta: delta["p_t"])
+    assert first["p_holm"] == pytest.approx(min(1.0, 6 * first["p_t"]))
+
+
 def test_stages_of_tuning_are_told_apart(tmp_path: Path) -> None:
     root = tmp_path / "fair"
     made(root / "shared")

@@ -159,6 +159,15 @@ def test_arms_without_a_p_yet_count_among_the_contrasts() -> None:
     assert verdicts.keys() == contrasts.keys()
 
 
+def test_arms_that_were_not_planned_stay_out_of_the_family() -> None:
+    contrasts = {arm: made(mean=0.1, p=0.03) for arm in ("planned", "extra")}
+    incomplete = {"also extra": "8 of 8 seeds missing"}
+    verdicts = decide(contrasts, margin=0.01, incomplete=incomplete, exploratory=["extra", "also extra"])
+    assert verdicts["planned"].p_holm == pytest.approx(0.03)
+    assert verdicts["extra"].p_holm == pytest.approx(0.09)
+    assert [verdicts[arm].word for arm in contrasts] == ["costs", "undecided"]
+
+
 def test_an_incomplete_arm_is_not_equivalent_either() -> None:
     contrast = made(ci90=(-0.001, 0.001))
     assert decide({"a": contrast}, margin=0.01, incomplete={"a": "missing"})["a"].word == "undecided"
