@@ -27,7 +27,7 @@ def single_cell(overrides: list[str], watch: Watch = unwatched, config_dir: Path
 
     `watch` hears of a text being made ready; `config_dir` holds choices of the user's own.
     """
-    if theirs := [word for word in overrides if key_of(word).partition(".")[0] == "study"]:
+    if theirs := [word for word in overrides if key_of(word).startswith("study.")]:
         raise RequestError(
             f"{theirs[0]}: `train` runs one model, and would not heed it; `mha-ablate compare` runs a study"
         )

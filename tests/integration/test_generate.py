@@ -102,6 +102,7 @@ def test_a_wrong_request_is_one_line(options: tuple[str, ...], says: tuple[str, 
 def test_where_there_is_no_run_one_line_says_so(cli: Cli, run: RunFolder, tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "nowhere", run.path.parent):
         refused(cli("generate", str(folder), "--prompt", "a"), str(folder), "holds no finished run")
+    refused(cli("generate", str(run.path.parent), "--prompt", "a"), f"give one of those below, such as {run.path}")
 
 
 def broken_copy(run: RunFolder, tmp_path: Path) -> RunFolder:

@@ -429,6 +429,7 @@ def test_a_wrong_sweep_is_one_line_and_writes_nothing(word: str, text: Path, tmp
 def test_train_and_compare_name_the_command_that_takes_it(cli: Cli) -> None:
     for argv, said in (
         (["train", "fc_out=dense,none"], "`mha-ablate sweep` runs a list"),
+        (["train", "study.seeds=3"], "`mha-ablate compare` runs a study"),
         (["train", "hydra/launcher=joblib"], "`mha-ablate sweep` and `compare` take"),
         (["compare", "hydra/sweeper=optuna"], "`mha-ablate sweep` takes this"),
         (["compare", "hydra/launcher=joblib", "--workers", "2"], "leave one of them out"),
