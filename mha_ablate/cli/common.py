@@ -96,10 +96,13 @@ def print_report(report: dict[str, Any]) -> None:
 
 def print_joint(report: dict[str, Any]) -> None:
     """The tables of several studies side by side, and the sentence."""
-    from mha_ablate.report.joint import COLUMNS, TUNING_COLUMNS, rows, tuning_rows
+    from mha_ablate.report.joint import COLUMNS, TUNING_COLUMNS, fall_rows, rows, tuning_rows
 
     out = console()
     _print_table(out, COLUMNS, rows(report))
+    if fall := fall_rows(report):
+        print("removal taken apart, nats per token")
+        _print_table(out, fall[0], fall[1:])
     for tuning in report["tunings"]:
         print(f"learning rates {tuning['point']}".rstrip())
         _print_table(out, TUNING_COLUMNS, tuning_rows(tuning))

@@ -46,7 +46,7 @@ def write_joint(path: Path, *, margin: float | None = None) -> dict[str, Any]:
     write_atomic(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     named = {f.relative_to(path).as_posix(): study for f, study in studies.items()}
     write_atomic(folder / "runs.csv", parts_csv(named))
-    write_atomic(folder / "table.md", markdown_table(COLUMNS, rows(report)))
+    write_atomic(folder / "table.md", "\n".join(markdown_table(*one) for one in _tables(report)))
     write_atomic(folder / "table.tex", latex_table(COLUMNS, rows(report)))
     svgs: list[str] = []
     for name, figure in joint_figures(report).items():
@@ -55,6 +55,12 @@ def write_joint(path: Path, *, margin: float | None = None) -> dict[str, Any]:
         write_atomic(folder / f"{name}.png", as_png(figure))
     write_atomic(folder / "report.html", joint_page(report, svgs, regenerating(path, None, margin)))
     return report
+
+
+def _tables(report: dict[str, Any]) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+    """All arms, and below them the steps of removal where there are any."""
+    fall = fall_rows(report)
+    return [(COLUMNS, rows(report)), *([(fall[0], fall[1:])] if fall else [])]
 
 
 def joint_report(path: Path, *, margin: float | None = None) -> dict[str, Any]:
@@ -284,8 +290,7 @@ def _named(part: dict[str, Any], arms: set[str]) -> str:
 
 def _told(arm: dict[str, Any]) -> str:
     delta = arm["delta"]
-    half = f" ±{(delta['ci95'][1] - delta['ci95'][0]) / 2:.4f}" if delta["ci95"] else ""
-    return f"{delta['mean']:+.4f}{half} ({arm['verdict']}{', a look' if arm['look'] else ''})"
+    return f"{_with_half(delta)} ({arm['verdict']}{', a look' if arm['look'] else ''})"
 
 
 def _main(part: dict[str, Any]) -> dict[str, Any]:
@@ -310,6 +315,29 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
         for part in report["parts"]
         for arm in part["arms"]
     ]
+
+
+def fall_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """What removal costs and its steps, each in nats per token with its 95% interval: one row of text per part that has them.
+
+    The first row holds the names. Parts whose steps are others have rows of their own below names of their own; empty without any.
+    """
+    made: list[tuple[str, ...]] = []
+    names: tuple[str, ...] = ()
+    for part in report["parts"]:
+        if not part["waterfall"]:
+            continue
+        bars = [{"name": "in all", **part["waterfall"]["total"]}, *part["waterfall"]["steps"]]
+        if names != (names := ("", *(bar["name"] for bar in bars))):
+            made.append(names)
+        place = " ".join(word for word in (part["point"], STAGES[part["stage"]]) if word)
+        made.append((place, *(_with_half(bar["delta"]) for bar in bars)))
+    return made
+
+
+def _with_half(delta: dict[str, Any]) -> str:
+    half = f" ±{(delta['ci95'][1] - delta['ci95'][0]) / 2:.4f}" if delta["ci95"] else ""
+    return f"{delta['mean']:+.4f}{half}"
 
 
 def tuning_rows(tuning: dict[str, Any]) -> list[tuple[str, ...]]:

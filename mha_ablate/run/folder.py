@@ -201,7 +201,9 @@ class RunFolder:
         if about.get("state") in FINISHED:
             return about
         if (run := next(self.path.glob("**/run.json"), None)) is not None and run.parent != self.path:
-            raise RequestError(f"{self.path} holds no finished run of its own: give one of those below, such as {run.parent}")
+            raise RequestError(
+                f"{self.path} holds no finished run of its own: give one of those below, such as {run.parent}"
+            )
         state = about.get("state", "no run at all")
         raise RequestError(
             f"{self.path} holds no finished run ({state}): give a folder such as outputs/train/dense/seed=0"

@@ -14,7 +14,7 @@ from mha_ablate.cost.freedom import freedom_lost
 from mha_ablate.errors import RequestError
 from mha_ablate.notebook import Comparison
 from mha_ablate.report.assemble import assemble
-from mha_ablate.report.joint import joint_report, rows, studies_below, tuning_rows, write_joint
+from mha_ablate.report.joint import fall_rows, joint_report, rows, studies_below, tuning_rows, write_joint
 from mha_ablate.report.joint_plots import deltas_figure
 from mha_ablate.report.write import write_report
 from mha_ablate.stats.power import chance_width
@@ -98,6 +98,21 @@ def test_a_floor_is_measured_by_copies_and_used_beside_it(tmp_path: Path) -> Non
     assert any("below the noise floor" in note and "study floor" in note for note in other["notes"])
     wide = assemble(collect(tmp_path / "other"), margin=10.0)
     assert not any("below the noise floor" in note for note in wide["notes"])
+
+
+def test_the_steps_of_every_point_stand_in_a_table(tmp_path: Path) -> None:
+    made(tmp_path / "x/n_heads=2", waterfall=CHAIN)
+    made(tmp_path / "x/n_heads=4", waterfall=CHAIN, seed=1)
+    made(tmp_path / "x/n_heads=8")
+    report = write_joint(tmp_path / "x")
+    names, *falls = fall_rows(report)
+    assert names == ("", "in all", *CHAIN)
+    assert [row[0] for row in falls] == ["n_heads=2", "n_heads=4"]
+    for row, part in zip(falls, report["parts"], strict=False):
+        deltas = [part["waterfall"]["total"]["delta"], *(step["delta"] for step in part["waterfall"]["steps"])]
+        assert [float(cell.partition(" ")[0]) for cell in row[1:]] == [round(d["mean"], 4) for d in deltas]
+    assert falls[0][1] in (tmp_path / "x/report/table.md").read_text(encoding="utf-8")
+    assert falls[1][2] in (tmp_path / "x/report/report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.filterwarnings("error")
