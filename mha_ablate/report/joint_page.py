@@ -7,7 +7,6 @@ from typing import Any
 
 from mha_ablate.report.page import document, notes, shown, table
 
-
 APART = (
     """<p class="quiet">Nats per token over paired seeds, with 95% t intervals. The steps add up to the whole.</p>"""
 )
