@@ -6,6 +6,7 @@ import statistics
 from functools import partial
 from typing import Any
 
+from mha_ablate.config.compose import key_of
 from mha_ablate.config.flat import flat
 from mha_ablate.data.corpus import bits_per_byte, unseen_words
 from mha_ablate.errors import RequestError, nearest
@@ -31,6 +32,7 @@ COST_KEYS = (
     "tokens_per_s",
     "peak_memory_mb",
 )
+LENGTH = ("trainer.steps", "trainer.batch_size", "model.context")  # how much an arm is trained on
 SETTING_KEYS = ("model", "attention", "tokenizer", "data", "optim", "trainer")
 
 
@@ -50,9 +52,8 @@ def assemble(study: Study, *, baseline: str | None = None, margin: float | None 
             continue
         if losses[arm].keys() & losses[base].keys():
             contrasts[arm] = paired(losses[arm], losses[base])
-        missing = missing_seeds(study, arm, base)
-        if missing:
-            incomplete[arm] = missing
+        if why := unfit(study, arm, base):
+            incomplete[arm] = why
     unplanned = [arm for arm in study.arms if plan and arm not in plan["arms"]]
     verdicts = decide(contrasts, margin=margin, incomplete=incomplete, exploratory=unplanned)
     arms = [_arm(study, arm, base, losses, contrasts, verdicts, incomplete, margin) for arm in _ordered(study, base)]
@@ -129,7 +130,41 @@ def _losses(runs: list[Run]) -> dict[int, float]:
     return {run.seed: run.val_loss for run in runs if run.val_loss is not None}
 
 
-def missing_seeds(study: Study, arm: str, base: str) -> str | None:
+def unfit(study: Study, arm: str, base: str) -> str | None:
+    """Why an arm and the baseline make no fair comparison; None where they do."""
+    return "; ".join(filter(None, (_missing_seeds(study, arm, base), _unlike_training(study, arm, base)))) or None
+
+
+def _unlike_training(study: Study, arm: str, base: str) -> str | None:
+    """Where an arm trained on more or less than the baseline, and nobody asked for that."""
+    own, of_base = (_configured(study, name) for name in (arm, base))
+    unlike = [key for key in LENGTH if key in own and key in of_base and own[key] != of_base[key]]
+    return ", ".join(
+        f"{key} is {own[key]} of {arm} and {of_base[key]} of {base}"
+        for key in unlike
+        if not _asked(study, arm, base, key)
+    )
+
+
+def _configured(study: Study, arm: str) -> dict[str, Any]:
+    return next((flat(run.config) for run in study.of(arm) if run.config), {})
+
+
+def _asked(study: Study, arm: str, base: str, key: str) -> bool:
+    """Whether two arms are there to differ in a length: planned with it, or, without a plan, unlike in nothing else."""
+    words, of_base = _overrides(study, arm), _overrides(study, base)
+    if {arm, base} <= (study.plan or {}).get("arms", {}).keys():
+        return any(_sets(word, key) for word in (*words, *of_base))
+    unlike = {*words} ^ {*of_base}
+    return bool(unlike) and all(any(_sets(word, length) for length in LENGTH) for word in unlike)
+
+
+def _sets(word: str, key: str) -> bool:
+    """Whether an override sets a key, by itself or through its group."""
+    return f"{key}.".startswith(f"{key_of(word)}.")
+
+
+def _missing_seeds(study: Study, arm: str, base: str) -> str | None:
     """Why an arm's seeds are no complete sample; None where they are."""
     counts: dict[str, int] = {}
     cells = (study.plan or {}).get("cells", {})
@@ -279,7 +314,7 @@ def _notes(study: Study, setting: dict[str, Any]) -> list[str]:
         if len(seen) > 1:
             notes.append(f"runs differ in {key}: {'; '.join(sorted(seen))}")
     notes += _code_notes(sources)
-    for key in ("trainer.steps", "trainer.batch_size", "model.context"):
+    for key in LENGTH:
         values = setting["differs"].get(key)
         if values:
             notes.append(f"runs differ in {key}: {', '.join(map(str, values))}")

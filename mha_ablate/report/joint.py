@@ -9,7 +9,7 @@ from typing import Any
 
 from mha_ablate.cost.freedom import freedom_lost
 from mha_ablate.errors import RequestError
-from mha_ablate.report.assemble import assemble, missing_seeds
+from mha_ablate.report.assemble import assemble, unfit
 from mha_ablate.report.joint_page import joint_page
 from mha_ablate.report.joint_plots import joint_figures
 from mha_ablate.report.plots import as_png, as_svg
@@ -125,7 +125,7 @@ def _part(root: Path, study: Study, margin: float | None) -> dict[str, Any]:
         "x": _number(point),
         "folder": study.folder.path.relative_to(root).as_posix(),
         **{key: report[key] for key in ("baseline", "margin", "kind", "plan_hash", "arms", "waterfall", "sentence")},
-        "missing": {a["arm"]: why for a in report["arms"][1:] if (why := missing_seeds(study, a["arm"], base))},
+        "unfit": {a["arm"]: why for a in report["arms"][1:] if (why := unfit(study, a["arm"], base))},
         "freedom_lost": _freedom(study, base),
         "setting": report["setting"],
         "notes": report["notes"],
@@ -175,12 +175,12 @@ def _decide_all(parts: list[dict[str, Any]], absent: list[tuple[str, str]]) -> N
         of_stage = [part for part in parts if part["stage"] == stage]
         of_point = max((sum(not arm["exploratory"] for arm in part["arms"][1:]) for part in of_stage), default=0)
         later = {f"{place}\n{n}": "not run yet" for place in absent if place[1] == stage for n in range(of_point)}
-        missing = {_contrast(p, arm): why for p in of_stage for arm, why in p["missing"].items()}
+        unfit_arms = {_contrast(p, arm): why for p in of_stage for arm, why in p["unfit"].items()}
         unplanned = {_contrast(p, a["arm"]) for p in of_stage for a in p["arms"][1:] if a["exploratory"]}
         cells = [(p, a) for p in of_stage for a in p["arms"][1:] if a["delta"]]
         contrasts = {_contrast(p, a["arm"]): paired(_losses(a), _losses(p["arms"][0])) for p, a in cells}
         verdicts = {
-            margin: decide(contrasts, margin=margin, incomplete=missing | later, exploratory=unplanned)
+            margin: decide(contrasts, margin=margin, incomplete=unfit_arms | later, exploratory=unplanned)
             for margin in {part["margin"] for part in of_stage}
         }
         for part, arm in cells:

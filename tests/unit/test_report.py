@@ -365,6 +365,43 @@ def test_unequal_precision_and_steps_are_noted(study: Folder) -> None:
     assert "trainer.steps: 20, 40" in notes
 
 
+def longer(study: Folder, arm: str, words: list[str]) -> Folder:
+    """An arm whose runs took twice the baseline's steps."""
+    study.arm(arm, COSTS, overrides=words)
+    for config in (study.path / arm).rglob("config.yaml"):
+        config.write_text(config.read_text().replace("steps: 20", "steps: 40"))
+    return study
+
+
+def test_an_arm_that_trained_longer_is_no_fair_pair(study: Folder) -> None:
+    longer(study, "none", ["fc_out=none"]).arm("dense", BASE).arm("other", COSTS)
+    for report in (study.report(), study.plan(["dense", "none", "other"], [0, 1, 2]).report()):
+        none = arm_of(report, "none")
+        assert (none["verdict"], none["delta"]["p_holm"]) == ("undecided", None)
+        assert none["verdict_reason"] == "trainer.steps is 40 of none and 20 of dense"
+        assert none["verdict_reason"] in report["sentence"]
+        other = arm_of(report, "other")
+        assert (other["verdict"], other["delta"]["p_holm"]) == ("costs", pytest.approx(2 * other["delta"]["p_t"]))
+
+
+@pytest.mark.parametrize("word", ["trainer.steps=40", "trainer=long"])
+def test_an_arm_that_is_planned_to_train_longer_is_judged(study: Folder, word: str) -> None:
+    report = longer(study, "none", []).arm("dense", BASE).plan(["dense", "none"], [0, 1, 2]).report()
+    assert arm_of(report, "none")["verdict"] == "undecided"
+    planned = json.loads((study.path / "plan.json").read_text())
+    planned["arms"]["none"].append(word)
+    (study.path / "plan.json").write_text(json.dumps(planned))
+    report = study.report()
+    assert arm_of(report, "none")["verdict"] == "costs"
+    assert "runs differ in trainer.steps: 20, 40" in report["notes"]
+
+
+def test_runs_without_a_plan_that_differ_in_nothing_but_steps_are_judged(study: Folder) -> None:
+    study.arm("dense", BASE, overrides=["fc_out=dense", "seed=0"])
+    report = longer(study, "longer", ["fc_out=dense", "trainer.steps=40"]).report(baseline="dense")
+    assert arm_of(report, "longer")["verdict"] == "costs"
+
+
 def test_another_context_is_noted(study: Folder) -> None:
     study.arm("dense", BASE).arm("none", COSTS)
     for file, context in (("dense/seed=0", 32), ("none/seed=0", 64)):
