@@ -163,7 +163,7 @@ def _until(report: dict[str, Any]) -> str:
     if not rows:
         return ""
     return f"""<h2>Until it is as good as {escape(report["baseline"])} ends</h2>
-<div class="scroll">{table(REACH, rows)}</div>
+<div class="scroll lists">{table(REACH, rows)}</div>
 <p class="quiet">Means over the seeds that get there, so a row that says "1 of 5" tells of the luckiest; in brackets, where all do,
 as a share of {escape(report["baseline"])}'s. Between evaluations the loss is taken to fall in a line, and evaluations on the
 way look at a sample of the validation split. GFLOP: counted, training. Seconds: steps times step time.</p>"""

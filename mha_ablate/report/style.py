@@ -54,6 +54,7 @@ th:first-child, td:first-child, .words th:last-child, .words td:last-child {{ te
 th:first-child, td:first-child {{ position: sticky; left: 0; background: var(--paper); }}
 th small {{ display: block; font-weight: 400; color: var(--quiet); }}
 summary {{ cursor: pointer; color: var(--quiet); font-size: .9rem; padding: .2rem 0; }}
+.lists th:last-child, .lists td:last-child {{ min-width: 14rem; white-space: normal; text-align: left; }}
 td.reason, th.reason {{ min-width: 11rem; white-space: normal; text-align: left; overflow-wrap: break-word; }}
 td.reason:first-child, th.reason:first-child {{ min-width: 0; white-space: nowrap; }}
 code {{ background: var(--code); padding: .1rem .3rem; border-radius: 3px; overflow-wrap: anywhere; }}

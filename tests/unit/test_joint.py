@@ -277,7 +277,7 @@ def test_cells_of_a_grid_that_failed_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rates", [3, 5])
 def test_few_rates_are_noted(tmp_path: Path, rates: int) -> None:
     made(tmp_path / "x/shared")
-    curve: dict[float, list[float | None]] = {1e-3 * 2**i: [2.0 + abs(i - 1), 2.0 + abs(i - 1)] for i in range(rates)}
+    curve: dict[float, list[float | None]] = {1e-3 * 2**i: [2.0 + abs(i - 1)] * 2 for i in range(rates)}
     grid_folder(tmp_path / "x/grid", {"none": curve})
     notes = [note for note in joint_report(tmp_path / "x")["notes"] if note.startswith("tuned on")]
     assert notes == (["tuned on 3 rates, where 5 tell an optimum from its neighbours"] if rates == 3 else [])
