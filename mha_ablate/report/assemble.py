@@ -313,7 +313,7 @@ def _notes(study: Study, setting: dict[str, Any]) -> list[str]:
         seen = {str(source.get(key)) for source in sources}
         if len(seen) > 1:
             notes.append(f"runs differ in {key}: {'; '.join(sorted(seen))}")
-    notes += _code_notes(sources)
+    notes += _code_notes(study, sources)
     for key in LENGTH:
         values = setting["differs"].get(key)
         if values:
@@ -345,7 +345,7 @@ def _notes(study: Study, setting: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _code_notes(sources: list[dict[str, Any]]) -> list[str]:
+def _code_notes(study: Study, sources: list[dict[str, Any]]) -> list[str]:
     """Where runs were made by different code: the versions of what all of them had, and the commits."""
     notes = []
     versions = [source["versions"] for source in sources if isinstance(source.get("versions"), dict)]
@@ -353,10 +353,15 @@ def _code_notes(sources: list[dict[str, Any]]) -> list[str]:
         seen = sorted({str(of_run[package]) for of_run in versions})
         if len(seen) > 1:
             notes.append(f"runs differ in the version of {package}: {', '.join(seen)}")
-    states = {_commit(source["git"]) for source in sources if isinstance(source.get("git"), dict)}
-    if len(states) > 1:
-        notes.append(f"runs were made by different commits of the code: {', '.join(sorted(states))}")
+    if len(made_by := commits(study)) > 1:
+        notes.append(f"runs were made by different commits of the code: {', '.join(made_by)}")
     return notes
+
+
+def commits(study: Study) -> list[str]:
+    """The states of the code that made the runs; none where it was installed and no checkout."""
+    states = [(run.about.get("provenance") or {}).get("git") for run in study.runs]
+    return sorted({_commit(state) for state in states if isinstance(state, dict)})
 
 
 def _commit(state: dict[str, Any]) -> str:

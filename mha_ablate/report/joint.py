@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mha_ablate.cost.freedom import freedom_lost
 from mha_ablate.errors import RequestError
-from mha_ablate.report.assemble import assemble, unfit
+from mha_ablate.report.assemble import assemble, commits, unfit
 from mha_ablate.report.joint_page import joint_page
 from mha_ablate.report.joint_plots import joint_figures
 from mha_ablate.report.plots import as_png, as_svg
@@ -128,6 +130,7 @@ def _part(root: Path, study: Study, margin: float | None) -> dict[str, Any]:
         "unfit": {a["arm"]: why for a in report["arms"][1:] if (why := unfit(study, a["arm"], base))},
         "freedom_lost": _freedom(study, base),
         "setting": report["setting"],
+        "commits": commits(study),
         "notes": report["notes"],
     }
 
@@ -243,18 +246,33 @@ def _unlike(report: dict[str, Any]) -> list[str]:
     """What parts differ in that nobody swept, and that tells their numbers apart."""
     notes = []
     for key in ("text", "tokenizer", "trainer.steps", "trainer.batch_size", "model.context"):
-        found: dict[str, list[str]] = {}
-        for part in report["parts"]:
-            text, same = part["setting"]["text"], part["setting"]["same"]
-            value = text.get({"text": "name"}.get(key, key), same.get(key))
-            if value is not None:
-                found.setdefault(str(value), []).append(part["folder"])
+        found = _places(report["parts"], partial(_common, key))
         swept = report["axis"]["name"] == key.rpartition(".")[2]
         if len(found) > 1 and not swept:
-            shown = "; ".join(f"{value} ({', '.join(places)})" for value, places in found.items())
             so = ", so that their nats per token cannot be compared with each other" if key == "tokenizer" else ""
-            notes.append(f"parts differ in {key}: {shown}{so}")
+            notes.append(f"parts differ in {key}: {_shown(found)}{so}")
+    if len(found := _places(report["parts"], lambda part: ", ".join(part["commits"]) or None)) > 1:
+        notes.append(f"parts were made by different commits of the code: {_shown(found)}")
     return notes
+
+
+def _common(key: str, part: dict[str, Any]) -> Any:
+    """What all runs of a part have; None where they differ."""
+    text, same = part["setting"]["text"], part["setting"]["same"]
+    return text.get({"text": "name"}.get(key, key), same.get(key))
+
+
+def _places(parts: list[dict[str, Any]], of: Callable[[dict[str, Any]], Any]) -> dict[str, list[str]]:
+    """The folders of parts by something of theirs."""
+    found: dict[str, list[str]] = {}
+    for part in parts:
+        if (value := of(part)) is not None:
+            found.setdefault(str(value), []).append(part["folder"])
+    return found
+
+
+def _shown(found: dict[str, list[str]]) -> str:
+    return "; ".join(f"{value} ({', '.join(places)})" for value, places in found.items())
 
 
 def _sentence(report: dict[str, Any]) -> str:

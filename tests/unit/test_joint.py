@@ -336,6 +336,16 @@ def test_what_parts_differ_in_is_noted(tmp_path: Path) -> None:
     assert not any("parts differ in text" in note for note in notes)
 
 
+def test_parts_of_different_commits_are_noted(tmp_path: Path) -> None:
+    for place, commit in (("a", "a" * 40), ("b", "b" * 40), ("c", "b" * 40)):
+        for file in made(tmp_path / "x" / place).rglob("run.json"):
+            run = json.loads(file.read_text())
+            run["provenance"]["git"] = {"commit": commit, "dirty": False}
+            file.write_text(json.dumps(run))
+    told = f"parts were made by different commits of the code: {'a' * 10} (a); {'b' * 10} (b, c)"
+    assert told in joint_report(tmp_path / "x")["notes"]
+
+
 def test_the_sentence_names_arms_where_parts_have_other_ones(tmp_path: Path) -> None:
     made(tmp_path / "x/a")
     path = made(tmp_path / "x/b")
