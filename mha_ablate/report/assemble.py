@@ -77,7 +77,11 @@ def assemble(study: Study, *, baseline: str | None = None, margin: float | None 
         "provenance": _provenance(study),
     }
     report["notes"] += _waterfall_notes(study, report["waterfall"])
-    report["notes"] += [*_asked_otherwise(plan, base, margin), *_promise_notes(plan, contrasts), *floor_notes(report)]
+    report["notes"] += [
+        *_asked_otherwise(plan, base, margin),
+        *_promise_notes(plan, contrasts, incomplete),
+        *floor_notes(report),
+    ]
     report["sentence"] = sentence(report)
     return report
 
@@ -403,7 +407,7 @@ def _waterfall_notes(study: Study, fall: dict[str, Any] | None) -> list[str]:
     ]
 
 
-def _promise_notes(plan: dict[str, Any], contrasts: dict[str, Paired]) -> list[str]:
+def _promise_notes(plan: dict[str, Any], contrasts: dict[str, Paired], incomplete: dict[str, str]) -> list[str]:
     """Of a plan made ahead: whether it was kept, and whether the study can see what was promised."""
     power = plan.get("power")
     if not power:
@@ -416,17 +420,21 @@ def _promise_notes(plan: dict[str, Any], contrasts: dict[str, Paired]) -> list[s
     seen = {
         arm: smallest_effect(c.sd, c.n, alpha=power["alpha"], power=power["power"])
         for arm, c in contrasts.items()
-        if c.sd is not None and arm in power["contrasts"]
+        if c.sd is not None and arm in power["contrasts"] and arm not in incomplete
     }
-    shown = ", ".join(f"{arm} {size:.3g}" for arm, size in seen.items())
+    open_yet = [
+        arm + (f" ({incomplete[arm]})" if arm in incomplete else "") for arm in power["contrasts"] if arm not in seen
+    ]
     late = [arm for arm, size in seen.items() if size > power["effect"]]
-    open_yet = [arm for arm in power["contrasts"] if arm not in seen]
-    held = f"not for {', '.join(late)}" if late else "kept"
-    if open_yet:
-        held = f"nothing can be said of {', '.join(open_yet)} yet" + (f", {held}" if late else "")
-    if seen:
-        notes.append(f"planned to find {power['effect']:g} nats; as it came out, it finds {shown} nats: {held}")
-    return notes
+    told = (
+        [f"as it came out, it finds {', '.join(f'{arm} {size:.3g}' for arm, size in seen.items())} nats"]
+        if seen
+        else []
+    )
+    told += [f"nothing can be said yet of {', '.join(open_yet)}"] if open_yet else []
+    told += [f"not for {', '.join(late)}"] if late else []
+    told += ["kept"] if not late and not open_yet else []
+    return [*notes, f"planned to find {power['effect']:g} nats; {': '.join(told)}"]
 
 
 def _provenance(study: Study) -> dict[str, Any]:

@@ -90,7 +90,19 @@ def test_a_promise_is_not_kept_by_what_has_no_data(tmp_path: Path) -> None:
     plan["power"] = {"effect": 10.0, "power": 0.8, "alpha": 0.025, "contrasts": {"none": {}, "other": {}}}
     (path / "plan.json").write_text(json.dumps(plan))
     [note] = [n for n in assemble(collect(path))["notes"] if n.startswith("planned to find")]
-    assert note.endswith(": nothing can be said of other yet")
+    assert note.endswith(" nats: nothing can be said yet of other")
+
+
+@pytest.mark.parametrize("lost", [1, 4])
+def test_a_promise_is_not_kept_by_seeds_that_are_missing(tmp_path: Path, lost: int) -> None:
+    path = write_study(tmp_path / "study", arms=["dense", "none"], seeds=4, evaluations=2)
+    plan = json.loads((path / "plan.json").read_text())
+    plan["power"] = {"effect": 10.0, "power": 0.8, "alpha": 0.05, "contrasts": {"none": {}}}
+    (path / "plan.json").write_text(json.dumps(plan))
+    for seed in range(lost):
+        (path / f"none/seed={seed}/run.json").unlink()
+    why = f"{lost} of 4 seeds of none missing"
+    assert f"planned to find 10 nats; nothing can be said yet of none ({why})" in assemble(collect(path))["notes"]
 
 
 def test_hours_go_by_what_cells_took(tmp_path: Path) -> None:
