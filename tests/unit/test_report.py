@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from matplotlib.text import Text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mha_ablate.errors import RequestError
@@ -800,6 +801,21 @@ def test_long_names_of_a_sweep_leave_room_for_what_is_drawn(study: Folder) -> No
             if legend := axes.get_legend():
                 box = legend.get_window_extent()
                 assert 0 <= box.x0 <= box.x1 <= figure.bbox.width
+
+
+def test_no_title_is_cut_off(study: Folder) -> None:
+    base, arm = "the_whole_of_it_as_it_was_before", "without_any_projection_at_all"
+    study.arm(base, BASE, below="a").arm(arm, COSTS, below="b")
+    study.plan([base, arm], [0, 1, 2], baseline=base, waterfall={"all of it": [arm, base]})
+    found = collect(study.path)
+    made = figures(assemble(found), found)
+    assert {"answer", "curves", "waterfall"} <= made.keys()
+    for figure in made.values():
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            titles = [text for text in axes.findobj(Text) if text.get_text() == axes.get_title(loc="left")]
+            for box in (title.get_window_extent() for title in titles):
+                assert 0 <= box.x0 <= box.x1 <= figure.bbox.width, axes.get_title(loc="left")
 
 
 def test_a_name_with_a_leading_underscore_stands_in_the_legend(study: Folder) -> None:
