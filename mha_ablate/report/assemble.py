@@ -11,7 +11,7 @@ from mha_ablate.config.flat import flat
 from mha_ablate.data.corpus import bits_per_byte, unseen_words
 from mha_ablate.errors import RequestError, nearest
 from mha_ablate.report.floor import copies, floor_notes, known_floor
-from mha_ablate.report.sentence import sentence
+from mha_ablate.report.sentence import counted, sentence
 from mha_ablate.report.trade import SIDE_BY_SIDE, to_reach
 from mha_ablate.report.waterfall import waterfall
 from mha_ablate.stats.paired import Paired, paired
@@ -181,7 +181,7 @@ def _missing_seeds(study: Study, arm: str, base: str) -> str | None:
             state = "unfinished" if state == "running" else state
             if state != "ok":
                 counts[f"of {name} {state}"] = counts.get(f"of {name} {state}", 0) + 1
-    return ", ".join(f"{n} of {len(seeds)} seeds {what}" for what, n in counts.items()) or None
+    return ", ".join(f"{n} of {counted(len(seeds), 'seed')} {what}" for what, n in counts.items()) or None
 
 
 def _absent(study: Study, arm: str) -> list[int]:
@@ -403,7 +403,8 @@ def _waterfall_notes(study: Study, fall: dict[str, Any] | None) -> list[str]:
     if fall is None or len(fall["seeds"]) == len(seeds):
         return []
     return [
-        f"the waterfall is over {len(fall['seeds'])} of {len(seeds)} seeds: one of its arms has not ended well at the others"
+        f"the waterfall is over {len(fall['seeds'])} of {counted(len(seeds), 'seed')}: one of its arms "
+        "has not ended well at the others"
     ]
 
 

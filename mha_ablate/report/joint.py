@@ -15,6 +15,7 @@ from mha_ablate.report.assemble import assemble, commits, unfit
 from mha_ablate.report.joint_page import joint_page
 from mha_ablate.report.joint_plots import joint_figures
 from mha_ablate.report.plots import as_png, as_svg
+from mha_ablate.report.sentence import counted
 from mha_ablate.report.tables import latex_table, markdown_table, parts_csv, regenerating
 from mha_ablate.run.folder import StudyFolder, write_atomic
 from mha_ablate.stats.paired import paired
@@ -234,7 +235,9 @@ def _notes(report: dict[str, Any]) -> list[str]:
         fewest = min(map(len, tuning["losses"].values()), default=0)
         if 0 < fewest < ENOUGH_RATES:
             where = f"{tuning['point']}: " if tuning["point"] else ""
-            notes.append(f"{where}tuned on {fewest} rates, where {ENOUGH_RATES} tell an optimum from its neighbours")
+            notes.append(
+                f"{where}tuned on {counted(fewest, 'rate')}, where {ENOUGH_RATES} tell an optimum from its neighbours"
+            )
     notes += _unlike(report)
     for part in report["parts"]:
         where = part["folder"]
@@ -290,8 +293,8 @@ def _sentence(report: dict[str, Any]) -> str:
     seeds = {_main(part)["n"] for part in report["parts"] if _main(part)}
     if not clauses:
         return "No part has an arm to compare with its baseline."
-    over = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
-    return f"What {' or '.join(sorted(arms))} costs in nats per token over {over} paired seeds, {'; '.join(clauses)}."
+    over = (f"{min(seeds)} to " if len(seeds) > 1 else "") + counted(max(seeds), "paired seed")
+    return f"What {' or '.join(sorted(arms))} costs in nats per token over {over}, {'; '.join(clauses)}."
 
 
 def _named(part: dict[str, Any], arms: set[str]) -> str:

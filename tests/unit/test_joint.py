@@ -356,6 +356,17 @@ def test_the_sentence_names_arms_where_parts_have_other_ones(tmp_path: Path) -> 
     assert "b none_scaled +" in sentence
 
 
+def test_one_seed_is_no_seeds(tmp_path: Path) -> None:
+    path = made(tmp_path / "x/a", seeds=1, waterfall=CHAIN)
+    (path / "none_scaled/seed=0/run.json").unlink()
+    assert " over 1 paired seed, " in joint_report(tmp_path / "x")["sentence"]
+    arm = next(arm for arm in assemble(collect(path))["arms"] if arm["arm"] == "none_scaled")
+    assert arm["verdict_reason"] == "1 of 1 seed of none_scaled missing"
+    made(tmp_path / "y", seeds=1, waterfall=CHAIN)
+    write_report(tmp_path / "y")
+    assert "Paired steps over 1 seed: " in (tmp_path / "y/report/report.html").read_text()
+
+
 def test_every_evaluation_of_every_part_is_in_one_file(tmp_path: Path) -> None:
     for place in ("n_heads=1", "n_heads=2"):
         made(tmp_path / "x" / place)
