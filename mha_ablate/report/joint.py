@@ -74,8 +74,8 @@ def _studies(path: Path) -> dict[Path, Study]:
 
 
 def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> dict[str, Any]:
-    parts = [_part(path, study, margin) for f, study in studies.items() if f.name != GRID]
-    tunings = [_tuning(path, f, study) for f, study in studies.items() if f.name == GRID]
+    parts = [_part(path, study, margin) for f, study in studies.items() if _stage(f) != GRID]
+    tunings = [_tuning(path, f, study) for f, study in studies.items() if _stage(f) == GRID]
     if not parts:
         raise RequestError(f"{path} holds no study with a finished run: give a folder that `mha-ablate compare` wrote")
     parts.sort(key=lambda part: (list(STAGES).index(part["stage"]), part["x"] is None, part["x"] or 0, part["point"]))
@@ -93,7 +93,7 @@ def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> 
     }
     report["one_study"] = bool(whole)
     late = [f"not run yet: {', '.join('/'.join(filter(None, place)) for place in absent)}"] if absent else []
-    grids = [note for f, study in studies.items() if f.name == GRID for note in _grid_notes(path, study)]
+    grids = [note for f, study in studies.items() if _stage(f) == GRID for note in _grid_notes(path, study)]
     report["notes"] = [*late, *grids, *_notes(report)]
     report["sentence"] = _sentence(report)
     return report
@@ -139,8 +139,14 @@ def _part(root: Path, study: Study, margin: float | None) -> dict[str, Any]:
 def _place(root: Path, folder: Path) -> tuple[str, str]:
     """(point, stage) of a part, by its folder below the root."""
     names = folder.relative_to(root).parts
-    stage = names[-1] if names[-1] in STAGES else ""
+    stage = _stage(folder)
     return "/".join(names[:-1] if stage else names), stage
+
+
+def _stage(folder: Path) -> str:
+    """The stage of tuning that a folder holds, by what the whole study says of itself: a study may be called `grid` too."""
+    above = (StudyFolder(path).parts() or {} for path in (folder.parent, folder.parent.parent))
+    return folder.name if folder.name in (GRID, SHARED, TUNED) and any(whole.get("tune") for whole in above) else ""
 
 
 def _number(point: str) -> float | None:
@@ -212,7 +218,7 @@ def _tuning(root: Path, folder: Path, grid: Study) -> dict[str, Any]:
     trains = {arm for arm, curve in finite.items() if any(loss is not None for loss in curve.values())}
     kept = Tuning({arm: curve for arm, curve in found.losses.items() if arm in trains}, found.seeds)
     return {
-        "point": _place(root, folder.parent / SHARED)[0],
+        "point": _place(root, folder)[0],
         "seeds": found.seeds,
         "losses": finite,
         "best": kept.best,

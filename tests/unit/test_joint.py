@@ -40,6 +40,13 @@ def made(path: Path, *, seeds: int = 4, seed: int = 0, **keys: Any) -> Path:
     return changed(write_study(path, arms=ARMS, seeds=seeds, evaluations=3, seed=seed), **keys)
 
 
+def tuned(root: Path) -> Path:
+    """The folder of a study that tunes."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "parts.json").write_text(json.dumps({"study": "lr_fair", "points": {}, "tune": {"rates": [1, 2]}}))
+    return root
+
+
 def test_the_steps_of_a_waterfall_add_up(tmp_path: Path) -> None:
     report = assemble(collect(made(tmp_path / "s", waterfall=CHAIN)))
     fall = report["waterfall"]
@@ -211,7 +218,7 @@ def test_points_with_margins_of_their_own_are_one_family(tmp_path: Path) -> None
 
 
 def test_stages_of_tuning_are_told_apart(tmp_path: Path) -> None:
-    root = tmp_path / "fair"
+    root = tuned(tmp_path / "fair")
     made(root / "shared")
     made(root / "tuned", seed=3)
     losses = {arm: {1e-3: [2.2, 2.2], 3e-3: [2.0, 2.0], 9e-3: [2.1, None]} for arm in ARMS}
@@ -225,6 +232,17 @@ def test_stages_of_tuning_are_told_apart(tmp_path: Path) -> None:
     page = (root / "report/report.html").read_text()
     assert page.count("<svg") == 2
     assert "own best rate" in report["sentence"]
+
+
+@pytest.mark.parametrize("tune", [True, False])
+def test_a_study_may_be_named_like_a_stage(tmp_path: Path, tune: bool) -> None:
+    root = tuned(tmp_path / "x") if tune else tmp_path / "x"
+    made(root / "shared")
+    made(root / "grid") if not tune else grid_folder(root / "grid", {"none": {1e-3: [2.0, 2.0], 3e-3: [1.0, 1.0]}})
+    report = joint_report(root)
+    places = [(part["point"], part["stage"]) for part in report["parts"]]
+    assert places == ([("", "shared")] if tune else [("grid", ""), ("shared", "")])
+    assert len(report["tunings"]) == tune
 
 
 def test_seeds_that_are_missing_stay_undecided_in_the_joint_table(tmp_path: Path) -> None:
@@ -258,13 +276,12 @@ def test_parts_that_have_not_run_are_named_and_count_among_the_contrasts(tmp_pat
 
 
 def test_stages_that_have_not_run_are_named(tmp_path: Path) -> None:
-    made(tmp_path / "x/shared")
-    (tmp_path / "x/parts.json").write_text(json.dumps({"study": "lr_fair", "points": {}, "tune": {"rates": [1, 2]}}))
+    made(tuned(tmp_path / "x") / "shared")
     assert joint_report(tmp_path / "x")["notes"][0] == "not run yet: tuned"
 
 
 def test_cells_of_a_grid_that_failed_are_named(tmp_path: Path) -> None:
-    made(tmp_path / "x/shared")
+    made(tuned(tmp_path / "x") / "shared")
     grid = grid_folder(tmp_path / "x/grid", {"none": {1e-3: [1.9, 1.9], 3e-3: [2.0, 2.0], 9e-3: [2.2, None]}})
     run = json.loads((grid / "none_lr0.001/seed=1/run.json").read_text())
     (grid / "none_lr0.001/seed=1/run.json").write_text(json.dumps(run | {"state": "failed", "result": None}))
@@ -276,7 +293,7 @@ def test_cells_of_a_grid_that_failed_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rates", [3, 5])
 def test_few_rates_are_noted(tmp_path: Path, rates: int) -> None:
-    made(tmp_path / "x/shared")
+    made(tuned(tmp_path / "x") / "shared")
     curve: dict[float, list[float | None]] = {1e-3 * 2**i: [2.0 + abs(i - 1)] * 2 for i in range(rates)}
     grid_folder(tmp_path / "x/grid", {"none": curve})
     notes = [note for note in joint_report(tmp_path / "x")["notes"] if note.startswith("tuned on")]
@@ -296,7 +313,7 @@ def test_a_widest_rate_at_the_end_of_the_grid_is_a_lower_bound() -> None:
 
 def test_what_algebra_foretells_stands_below_its_own_point(tmp_path: Path) -> None:
     for place in ("n_heads=1/shared", "n_heads=4/shared", "n_heads=4/tuned"):
-        path = made(tmp_path / "x" / place)
+        path = made(tuned(tmp_path / "x") / place)
         for config in path.rglob("config.yaml"):
             heads = 1 if "n_heads=1" in place else 4
             text = config.read_text().replace("n_heads: 4", f"n_heads: {heads}\n  n_layers: 2")

@@ -43,6 +43,12 @@ def test_points_lie_below_the_study_and_stages_below_points() -> None:
     assert (Part().below, Part(stage="shared").timed, Part(stage="tuned").timed) == ("", True, False)
 
 
+@pytest.mark.parametrize("name", ["grid", "shared", "tuned"])
+def test_a_point_is_not_named_like_a_stage(study: StudyConfig, name: str) -> None:
+    with pytest.raises(ValueError, match=f"study.points: {name} is the name of a folder that tuning makes"):
+        replace(study, points={name: ["model.n_heads=2"]})
+
+
 def test_points_are_overrides_or_names_with_theirs() -> None:
     words = compose(["study=widths"]).config.study.point_words
     assert words["d_model=64"] == ["model.d_model=64", "model.n_heads=2"]
