@@ -6,11 +6,12 @@ import statistics
 from functools import partial
 from typing import Any
 
+from mha_ablate.config.compose import key_of
 from mha_ablate.config.flat import flat
 from mha_ablate.data.corpus import bits_per_byte, unseen_words
 from mha_ablate.errors import RequestError, nearest
 from mha_ablate.report.floor import copies, floor_notes, known_floor
-from mha_ablate.report.sentence import sentence
+from mha_ablate.report.sentence import counted, sentence
 from mha_ablate.report.trade import SIDE_BY_SIDE, to_reach
 from mha_ablate.report.waterfall import waterfall
 from mha_ablate.stats.paired import Paired, paired
@@ -31,6 +32,7 @@ COST_KEYS = (
     "tokens_per_s",
     "peak_memory_mb",
 )
+LENGTH = ("trainer.steps", "trainer.batch_size", "model.context")  # how much an arm is trained on
 SETTING_KEYS = ("model", "attention", "tokenizer", "data", "optim", "trainer")
 
 
@@ -50,9 +52,8 @@ def assemble(study: Study, *, baseline: str | None = None, margin: float | None 
             continue
         if losses[arm].keys() & losses[base].keys():
             contrasts[arm] = paired(losses[arm], losses[base])
-        missing = missing_seeds(study, arm, base)
-        if missing:
-            incomplete[arm] = missing
+        if why := unfit(study, arm, base):
+            incomplete[arm] = why
     unplanned = [arm for arm in study.arms if plan and arm not in plan["arms"]]
     verdicts = decide(contrasts, margin=margin, incomplete=incomplete, exploratory=unplanned)
     arms = [_arm(study, arm, base, losses, contrasts, verdicts, incomplete, margin) for arm in _ordered(study, base)]
@@ -76,7 +77,11 @@ def assemble(study: Study, *, baseline: str | None = None, margin: float | None 
         "provenance": _provenance(study),
     }
     report["notes"] += _waterfall_notes(study, report["waterfall"])
-    report["notes"] += [*_asked_otherwise(plan, base, margin), *_promise_notes(plan, contrasts), *floor_notes(report)]
+    report["notes"] += [
+        *_asked_otherwise(plan, base, margin),
+        *_promise_notes(plan, contrasts, incomplete),
+        *floor_notes(report),
+    ]
     report["sentence"] = sentence(report)
     return report
 
@@ -129,7 +134,41 @@ def _losses(runs: list[Run]) -> dict[int, float]:
     return {run.seed: run.val_loss for run in runs if run.val_loss is not None}
 
 
-def missing_seeds(study: Study, arm: str, base: str) -> str | None:
+def unfit(study: Study, arm: str, base: str) -> str | None:
+    """Why an arm and the baseline make no fair comparison; None where they do."""
+    return "; ".join(filter(None, (_missing_seeds(study, arm, base), _unlike_training(study, arm, base)))) or None
+
+
+def _unlike_training(study: Study, arm: str, base: str) -> str | None:
+    """Where an arm trained on more or less than the baseline, and nobody asked for that."""
+    own, of_base = (_configured(study, name) for name in (arm, base))
+    unlike = [key for key in LENGTH if key in own and key in of_base and own[key] != of_base[key]]
+    return ", ".join(
+        f"{key} is {own[key]} of {arm} and {of_base[key]} of {base}"
+        for key in unlike
+        if not _asked(study, arm, base, key)
+    )
+
+
+def _configured(study: Study, arm: str) -> dict[str, Any]:
+    return next((flat(run.config) for run in study.of(arm) if run.config), {})
+
+
+def _asked(study: Study, arm: str, base: str, key: str) -> bool:
+    """Whether two arms are there to differ in a length: planned with it, or, without a plan, unlike in nothing else."""
+    words, of_base = _overrides(study, arm), _overrides(study, base)
+    if {arm, base} <= (study.plan or {}).get("arms", {}).keys():
+        return any(_sets(word, key) for word in (*words, *of_base))
+    unlike = {*words} ^ {*of_base}
+    return bool(unlike) and all(any(_sets(word, length) for length in LENGTH) for word in unlike)
+
+
+def _sets(word: str, key: str) -> bool:
+    """Whether an override sets a key, by itself or through its group."""
+    return f"{key}.".startswith(f"{key_of(word)}.")
+
+
+def _missing_seeds(study: Study, arm: str, base: str) -> str | None:
     """Why an arm's seeds are no complete sample; None where they are."""
     counts: dict[str, int] = {}
     cells = (study.plan or {}).get("cells", {})
@@ -142,7 +181,7 @@ def missing_seeds(study: Study, arm: str, base: str) -> str | None:
             state = "unfinished" if state == "running" else state
             if state != "ok":
                 counts[f"of {name} {state}"] = counts.get(f"of {name} {state}", 0) + 1
-    return ", ".join(f"{n} of {len(seeds)} seeds {what}" for what, n in counts.items()) or None
+    return ", ".join(f"{n} of {counted(len(seeds), 'seed')} {what}" for what, n in counts.items()) or None
 
 
 def _absent(study: Study, arm: str) -> list[int]:
@@ -278,8 +317,8 @@ def _notes(study: Study, setting: dict[str, Any]) -> list[str]:
         seen = {str(source.get(key)) for source in sources}
         if len(seen) > 1:
             notes.append(f"runs differ in {key}: {'; '.join(sorted(seen))}")
-    notes += _code_notes(sources)
-    for key in ("trainer.steps", "trainer.batch_size", "model.context"):
+    notes += _code_notes(study, sources)
+    for key in LENGTH:
         values = setting["differs"].get(key)
         if values:
             notes.append(f"runs differ in {key}: {', '.join(map(str, values))}")
@@ -310,7 +349,7 @@ def _notes(study: Study, setting: dict[str, Any]) -> list[str]:
     return notes
 
 
-def _code_notes(sources: list[dict[str, Any]]) -> list[str]:
+def _code_notes(study: Study, sources: list[dict[str, Any]]) -> list[str]:
     """Where runs were made by different code: the versions of what all of them had, and the commits."""
     notes = []
     versions = [source["versions"] for source in sources if isinstance(source.get("versions"), dict)]
@@ -318,10 +357,15 @@ def _code_notes(sources: list[dict[str, Any]]) -> list[str]:
         seen = sorted({str(of_run[package]) for of_run in versions})
         if len(seen) > 1:
             notes.append(f"runs differ in the version of {package}: {', '.join(seen)}")
-    states = {_commit(source["git"]) for source in sources if isinstance(source.get("git"), dict)}
-    if len(states) > 1:
-        notes.append(f"runs were made by different commits of the code: {', '.join(sorted(states))}")
+    if len(made_by := commits(study)) > 1:
+        notes.append(f"runs were made by different commits of the code: {', '.join(made_by)}")
     return notes
+
+
+def commits(study: Study) -> list[str]:
+    """The states of the code that made the runs; none where it was installed and no checkout."""
+    states = [(run.about.get("provenance") or {}).get("git") for run in study.runs]
+    return sorted({_commit(state) for state in states if isinstance(state, dict)})
 
 
 def _commit(state: dict[str, Any]) -> str:
@@ -359,11 +403,12 @@ def _waterfall_notes(study: Study, fall: dict[str, Any] | None) -> list[str]:
     if fall is None or len(fall["seeds"]) == len(seeds):
         return []
     return [
-        f"the waterfall is over {len(fall['seeds'])} of {len(seeds)} seeds: one of its arms has not ended well at the others"
+        f"the waterfall is over {len(fall['seeds'])} of {counted(len(seeds), 'seed')}: one of its arms "
+        "has not ended well at the others"
     ]
 
 
-def _promise_notes(plan: dict[str, Any], contrasts: dict[str, Paired]) -> list[str]:
+def _promise_notes(plan: dict[str, Any], contrasts: dict[str, Paired], incomplete: dict[str, str]) -> list[str]:
     """Of a plan made ahead: whether it was kept, and whether the study can see what was promised."""
     power = plan.get("power")
     if not power:
@@ -376,17 +421,21 @@ def _promise_notes(plan: dict[str, Any], contrasts: dict[str, Paired]) -> list[s
     seen = {
         arm: smallest_effect(c.sd, c.n, alpha=power["alpha"], power=power["power"])
         for arm, c in contrasts.items()
-        if c.sd is not None and arm in power["contrasts"]
+        if c.sd is not None and arm in power["contrasts"] and arm not in incomplete
     }
-    shown = ", ".join(f"{arm} {size:.3g}" for arm, size in seen.items())
+    open_yet = [
+        arm + (f" ({incomplete[arm]})" if arm in incomplete else "") for arm in power["contrasts"] if arm not in seen
+    ]
     late = [arm for arm, size in seen.items() if size > power["effect"]]
-    open_yet = [arm for arm in power["contrasts"] if arm not in seen]
-    held = f"not for {', '.join(late)}" if late else "kept"
-    if open_yet:
-        held = f"nothing can be said of {', '.join(open_yet)} yet" + (f", {held}" if late else "")
-    if seen:
-        notes.append(f"planned to find {power['effect']:g} nats; as it came out, it finds {shown} nats: {held}")
-    return notes
+    told = (
+        [f"as it came out, it finds {', '.join(f'{arm} {size:.3g}' for arm, size in seen.items())} nats"]
+        if seen
+        else []
+    )
+    told += [f"nothing can be said yet of {', '.join(open_yet)}"] if open_yet else []
+    told += [f"not for {', '.join(late)}"] if late else []
+    told += ["kept"] if not late and not open_yet else []
+    return [*notes, f"planned to find {power['effect']:g} nats; {': '.join(told)}"]
 
 
 def _provenance(study: Study) -> dict[str, Any]:

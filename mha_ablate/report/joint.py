@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mha_ablate.cost.freedom import freedom_lost
 from mha_ablate.errors import RequestError
-from mha_ablate.report.assemble import assemble, missing_seeds
+from mha_ablate.report.assemble import assemble, commits, unfit
 from mha_ablate.report.joint_page import joint_page
 from mha_ablate.report.joint_plots import joint_figures
 from mha_ablate.report.plots import as_png, as_svg
+from mha_ablate.report.sentence import counted
 from mha_ablate.report.tables import latex_table, markdown_table, parts_csv, regenerating
 from mha_ablate.run.folder import StudyFolder, write_atomic
 from mha_ablate.stats.paired import paired
@@ -77,8 +80,8 @@ def _studies(path: Path) -> dict[Path, Study]:
 
 
 def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> dict[str, Any]:
-    parts = [_part(path, study, margin) for f, study in studies.items() if f.name != GRID]
-    tunings = [_tuning(path, f, study) for f, study in studies.items() if f.name == GRID]
+    parts = [_part(path, study, margin) for f, study in studies.items() if _stage(f) != GRID]
+    tunings = [_tuning(path, f, study) for f, study in studies.items() if _stage(f) == GRID]
     if not parts:
         raise RequestError(f"{path} holds no study with a finished run: give a folder that `mha-ablate compare` wrote")
     parts.sort(key=lambda part: (list(STAGES).index(part["stage"]), part["x"] is None, part["x"] or 0, part["point"]))
@@ -96,7 +99,7 @@ def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> 
     }
     report["one_study"] = bool(whole)
     late = [f"not run yet: {', '.join('/'.join(filter(None, place)) for place in absent)}"] if absent else []
-    grids = [note for f, study in studies.items() if f.name == GRID for note in _grid_notes(path, study)]
+    grids = [note for f, study in studies.items() if _stage(f) == GRID for note in _grid_notes(path, study)]
     report["notes"] = [*late, *grids, *_notes(report)]
     report["sentence"] = _sentence(report)
     return report
@@ -131,9 +134,10 @@ def _part(root: Path, study: Study, margin: float | None) -> dict[str, Any]:
         "x": _number(point),
         "folder": study.folder.path.relative_to(root).as_posix(),
         **{key: report[key] for key in ("baseline", "margin", "kind", "plan_hash", "arms", "waterfall", "sentence")},
-        "missing": {a["arm"]: why for a in report["arms"][1:] if (why := missing_seeds(study, a["arm"], base))},
+        "unfit": {a["arm"]: why for a in report["arms"][1:] if (why := unfit(study, a["arm"], base))},
         "freedom_lost": _freedom(study, base),
         "setting": report["setting"],
+        "commits": commits(study),
         "notes": report["notes"],
     }
 
@@ -141,8 +145,14 @@ def _part(root: Path, study: Study, margin: float | None) -> dict[str, Any]:
 def _place(root: Path, folder: Path) -> tuple[str, str]:
     """(point, stage) of a part, by its folder below the root."""
     names = folder.relative_to(root).parts
-    stage = names[-1] if names[-1] in STAGES else ""
+    stage = _stage(folder)
     return "/".join(names[:-1] if stage else names), stage
+
+
+def _stage(folder: Path) -> str:
+    """The stage of tuning that a folder holds, by what the whole study says of itself: a study may be called `grid` too."""
+    above = (StudyFolder(path).parts() or {} for path in (folder.parent, folder.parent.parent))
+    return folder.name if folder.name in (GRID, SHARED, TUNED) and any(whole.get("tune") for whole in above) else ""
 
 
 def _number(point: str) -> float | None:
@@ -181,12 +191,12 @@ def _decide_all(parts: list[dict[str, Any]], absent: list[tuple[str, str]]) -> N
         of_stage = [part for part in parts if part["stage"] == stage]
         of_point = max((sum(not arm["exploratory"] for arm in part["arms"][1:]) for part in of_stage), default=0)
         later = {f"{place}\n{n}": "not run yet" for place in absent if place[1] == stage for n in range(of_point)}
-        missing = {_contrast(p, arm): why for p in of_stage for arm, why in p["missing"].items()}
+        unfit_arms = {_contrast(p, arm): why for p in of_stage for arm, why in p["unfit"].items()}
         unplanned = {_contrast(p, a["arm"]) for p in of_stage for a in p["arms"][1:] if a["exploratory"]}
         cells = [(p, a) for p in of_stage for a in p["arms"][1:] if a["delta"]]
         contrasts = {_contrast(p, a["arm"]): paired(_losses(a), _losses(p["arms"][0])) for p, a in cells}
         verdicts = {
-            margin: decide(contrasts, margin=margin, incomplete=missing | later, exploratory=unplanned)
+            margin: decide(contrasts, margin=margin, incomplete=unfit_arms | later, exploratory=unplanned)
             for margin in {part["margin"] for part in of_stage}
         }
         for part, arm in cells:
@@ -214,7 +224,7 @@ def _tuning(root: Path, folder: Path, grid: Study) -> dict[str, Any]:
     trains = {arm for arm, curve in finite.items() if any(loss is not None for loss in curve.values())}
     kept = Tuning({arm: curve for arm, curve in found.losses.items() if arm in trains}, found.seeds)
     return {
-        "point": _place(root, folder.parent / SHARED)[0],
+        "point": _place(root, folder)[0],
         "seeds": found.seeds,
         "losses": finite,
         "best": kept.best,
@@ -237,7 +247,9 @@ def _notes(report: dict[str, Any]) -> list[str]:
         fewest = min(map(len, tuning["losses"].values()), default=0)
         if 0 < fewest < ENOUGH_RATES:
             where = f"{tuning['point']}: " if tuning["point"] else ""
-            notes.append(f"{where}tuned on {fewest} rates, where {ENOUGH_RATES} tell an optimum from its neighbours")
+            notes.append(
+                f"{where}tuned on {counted(fewest, 'rate')}, where {ENOUGH_RATES} tell an optimum from its neighbours"
+            )
     notes += _unlike(report)
     for part in report["parts"]:
         where = part["folder"]
@@ -249,18 +261,33 @@ def _unlike(report: dict[str, Any]) -> list[str]:
     """What parts differ in that nobody swept, and that tells their numbers apart."""
     notes = []
     for key in ("text", "tokenizer", "trainer.steps", "trainer.batch_size", "model.context"):
-        found: dict[str, list[str]] = {}
-        for part in report["parts"]:
-            text, same = part["setting"]["text"], part["setting"]["same"]
-            value = text.get({"text": "name"}.get(key, key), same.get(key))
-            if value is not None:
-                found.setdefault(str(value), []).append(part["folder"])
+        found = _places(report["parts"], partial(_common, key))
         swept = report["axis"]["name"] == key.rpartition(".")[2]
         if len(found) > 1 and not swept:
-            shown = "; ".join(f"{value} ({', '.join(places)})" for value, places in found.items())
             so = ", so that their nats per token cannot be compared with each other" if key == "tokenizer" else ""
-            notes.append(f"parts differ in {key}: {shown}{so}")
+            notes.append(f"parts differ in {key}: {_shown(found)}{so}")
+    if len(found := _places(report["parts"], lambda part: ", ".join(part["commits"]) or None)) > 1:
+        notes.append(f"parts were made by different commits of the code: {_shown(found)}")
     return notes
+
+
+def _common(key: str, part: dict[str, Any]) -> Any:
+    """What all runs of a part have; None where they differ."""
+    text, same = part["setting"]["text"], part["setting"]["same"]
+    return text.get({"text": "name"}.get(key, key), same.get(key))
+
+
+def _places(parts: list[dict[str, Any]], of: Callable[[dict[str, Any]], Any]) -> dict[str, list[str]]:
+    """The folders of parts by something of theirs."""
+    found: dict[str, list[str]] = {}
+    for part in parts:
+        if (value := of(part)) is not None:
+            found.setdefault(str(value), []).append(part["folder"])
+    return found
+
+
+def _shown(found: dict[str, list[str]]) -> str:
+    return "; ".join(f"{value} ({', '.join(places)})" for value, places in found.items())
 
 
 def _sentence(report: dict[str, Any]) -> str:
@@ -278,8 +305,8 @@ def _sentence(report: dict[str, Any]) -> str:
     seeds = {_main(part)["n"] for part in report["parts"] if _main(part)}
     if not clauses:
         return "No part has an arm to compare with its baseline."
-    over = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
-    return f"What {' or '.join(sorted(arms))} costs in nats per token over {over} paired seeds, {'; '.join(clauses)}."
+    over = (f"{min(seeds)} to " if len(seeds) > 1 else "") + counted(max(seeds), "paired seed")
+    return f"What {' or '.join(sorted(arms))} costs in nats per token over {over}, {'; '.join(clauses)}."
 
 
 def _named(part: dict[str, Any], arms: set[str]) -> str:

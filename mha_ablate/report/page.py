@@ -17,6 +17,7 @@ from mha_ablate.report.plots import (
     loss_panel,
     waterfall_panel,
 )
+from mha_ablate.report.sentence import counted
 from mha_ablate.report.style import CSS, inline
 from mha_ablate.report.tables import (
     ESTIMATES,
@@ -121,8 +122,8 @@ def _waterfall(report: dict[str, Any]) -> str:
     steps = "; ".join(f"{s['name']} is {s['from']} minus {s['to']}" for s in fall["steps"])
     return shown(
         as_svg(drawn([waterfall_panel(report)], 3.6)),
-        f"Paired steps over {len(fall['seeds'])} seeds: {steps}. Together they are the whole. Bars: means; lines: 95% t intervals; "
-        "dashes: seeds.",
+        f"Paired steps over {counted(len(fall['seeds']), 'seed')}: {steps}. Together they are the whole. "
+        "Bars: means; lines: 95% t intervals; dashes: seeds.",
         label="The cost of removal taken apart",
     )
 
@@ -233,7 +234,7 @@ def _setting(report: dict[str, Any]) -> str:
     parts = [f"text {text['name']}, {text['tokenizer']} tokens" if text else ""]
     if {"trainer.steps", "trainer.batch_size", "model.context"} <= same.keys():
         steps, batch, context = (same[k] for k in ("trainer.steps", "trainer.batch_size", "model.context"))
-        parts.append(f"{steps} steps of {batch} x {context} tokens")
+        parts.append(f"{counted(steps, 'step')} of {batch} x {context} tokens")
     sizes = [f"{k} {same[f'model.{k}']}" for k in ("n_layers", "n_heads", "d_model") if f"model.{k}" in same]
     return "; ".join(part for part in (*parts, ", ".join(sizes)) if part)
 

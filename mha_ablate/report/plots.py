@@ -241,7 +241,8 @@ def waterfall_panel(report: dict[str, Any]) -> Panel:
                 axes.plot((x + 0.3, x + 0.7), (level, level), color=GREY, lw=0.8, ls=":")
         axes.set_xticks(range(len(bars)), [_bar_label(name, delta) for name, _, delta, _ in bars])
         axes.tick_params(axis="x", length=0)
-        axes.set(title=f"What {fall['total']['from']} costs, taken apart", ylabel="nats per token")
+        title = textwrap.fill(f"What {fall['total']['from']} costs, taken apart", TITLE)
+        axes.set(title=title, ylabel="nats per token")
         axes.grid(axis="y", color=GRID, lw=0.6)
 
     return draw

@@ -28,6 +28,11 @@ def sentence(report: dict[str, Any]) -> str:
     return text + "."
 
 
+def counted(n: int, what: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
 def _floor(report: dict[str, Any]) -> str | None:
     """How far apart arms lie that differ by chance alone, where most arms are there to show it; else None."""
     pairs = [pair for pair in report.get("copies") or [] if pair["delta"]["ci95"]]
@@ -53,9 +58,9 @@ def _setting(report: dict[str, Any], main: dict[str, Any]) -> str:
     if "optim.lr" not in same and "optim.lr" not in differs:
         rate = "an unknown learning rate"
     steps = same.get("trainer.steps")
-    length = f"{steps} steps" if steps else "unequal numbers of steps"
+    length = counted(steps, "step") if steps else "unequal numbers of steps"
     n = main["n"]
-    return f"At {rate} after {length}" + (f" over {n} paired seed{'' if n == 1 else 's'}" if n else "")
+    return f"At {rate} after {length}" + (f" over {counted(n, 'paired seed')}" if n else "")
 
 
 def _clause(arm: dict[str, Any], base: str, *, removed: bool, bits: float | None) -> str:

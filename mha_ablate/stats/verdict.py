@@ -29,9 +29,9 @@ def decide(
 
     *equivalent* if the 90% t interval lies within +- margin (two one-sided tests at 5%); else *costs* or *helps* if
     the Holm-adjusted p of the paired t test over the planned contrasts is under 0.05; else *undecided*. An arm named in
-    `incomplete` (its reason: diverged or missing seeds) stays undecided, without a p: what is left of it is no fair sample. It
-    counts among the contrasts all the same, as p = 1: else a study that is looked at half-way would ask less of those that
-    came first.
+    `incomplete` (its reason: diverged or missing seeds, unequal training) stays undecided, without a p: what is left of it
+    is no fair sample. It counts among the contrasts all the same, as p = 1: else a study that is looked at half-way would ask
+    less of those that came first.
 
     Arms in `exploratory` were not planned: they take nothing from those that were, and are themselves adjusted over all.
     """

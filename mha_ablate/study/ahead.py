@@ -7,6 +7,7 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mha_ablate.config.flat import flat
 from mha_ablate.errors import RequestError
 from mha_ablate.stats import power as of_t
 from mha_ablate.stats.paired import paired
@@ -20,6 +21,7 @@ class Spread:
 
     sd: float
     seeds: int | None  # None: given, and taken as it is
+    left_out: tuple[str, ...] = ()  # runs of the pilot that have no loss to take part with
 
     @property
     def planned(self) -> float:
@@ -97,19 +99,46 @@ def spreads_of(pilot: Study, baseline: str, arms: list[str]) -> dict[str, Spread
             )
         sd = paired(losses[arm], losses[baseline]).sd
         assert sd is not None
-        found[arm] = Spread(sd, len(shared))
+        found[arm] = Spread(sd, len(shared), tuple(_without_loss(pilot, [baseline, arm])))
     return found
+
+
+def _without_loss(pilot: Study, arms: list[str]) -> list[str]:
+    return [f"{r.arm}/seed={r.seed} {r.state}" for arm in arms for r in pilot.of(arm) if r.val_loss is None]
 
 
 def pilot_notes(pilot: Study, words: list[str], arms: list[str]) -> list[str]:
     """What of a pilot says less of the planned study: runs that are left out, and settings that it did not have."""
-    lost = [f"{r.arm}/seed={r.seed} {r.state}" for arm in arms for r in pilot.of(arm) if r.val_loss is None]
-    had = (pilot.plan or {}).get("request", [])
-    mine = [word for word in words if word not in had and not word.startswith(("study.", "name=", "outputs="))]
+    lost = _without_loss(pilot, arms)
     notes = [f"the spread leaves out {len(lost)} run(s) of the pilot: {', '.join(lost[:5])}"] if lost else []
+    runs = [run for arm in arms for run in pilot.of(arm)]
+    planned = None if pilot.plan is None else list(pilot.plan.get("request", []))
+    had = _words_of(runs) if planned is None else planned
+    settings = next((flat(run.config) for run in runs if run.config), {})
+    mine = [word for word in _telling(words) if word not in had and not _had(settings, word)]
     if mine:
         notes.append(f"the pilot ran without {' '.join(mine)}: its spread may be another")
+    given = {word.partition("=")[0] for word in words}
+    theirs = [word for word in _telling(had) if planned is None and word.partition("=")[0] not in given]
+    if theirs:  # of a plan they would be taken over
+        notes.append(f"the pilot ran with {' '.join(theirs)}, which is not planned: its spread may be another")
     return notes
+
+
+def _words_of(runs: list[Run]) -> list[str]:
+    """What runs without a plan were asked for, the arms' own choice aside."""
+    words = dict.fromkeys(word for run in runs for word in run.about.get("overrides", []))
+    return [word for word in words if not word.startswith("fc_out=")]
+
+
+def _telling(words: list[str]) -> list[str]:
+    """Words that change how an arm is trained: not which arms and seeds, nor where."""
+    return [word for word in words if not word.startswith(("study.", "name=", "outputs=", "seed="))]
+
+
+def _had(settings: dict[str, Any], word: str) -> bool:
+    key, _, value = word.partition("=")
+    return str(settings.get(key)) == value
 
 
 def seconds_a_cell(runs: list[Run], steps: int) -> float | None:

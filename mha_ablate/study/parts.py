@@ -163,15 +163,22 @@ def _rounded(rate: float) -> float:
 def tuning_of(grid: Study) -> Tuning:
     """Read from the runs of a grid; an arm at a rate counts once all of its tuning seeds have ended."""
     losses: dict[str, dict[float, float]] = {}
-    wanted = sorted({run.seed for run in grid.runs})
     for name in grid.arms:
-        runs = grid.of(name)
-        if [run.seed for run in runs if run.state in ("ok", "diverged")] != wanted:
+        wanted = _tuning_seeds(grid, name)
+        runs = [run for run in grid.of(name) if run.seed in wanted and run.state in ("ok", "diverged")]
+        if len(runs) < len(wanted):
             continue
         rate = float(runs[0].config["optim"]["lr"])
         values = [math.inf if run.val_loss is None else run.val_loss for run in runs]
         losses.setdefault(name.rpartition("_lr")[0], {})[rate] = statistics.fmean(values)
-    return Tuning(losses, wanted)
+    return Tuning(losses, sorted({run.seed for run in grid.runs}))
+
+
+def _tuning_seeds(grid: Study, name: str) -> set[int]:
+    """The seeds planned for an arm at a rate: an earlier request may have left other arms with others. Without a plan, all."""
+    cells = (grid.plan or {}).get("cells", {})
+    planned = {int(cell.rpartition("=")[2]) for cell in cells if cell.rpartition("/")[0] == name}
+    return planned or {run.seed for run in grid.runs}
 
 
 def rates_to_begin_with(tune: TuneConfig, before: Study | None) -> list[float]:

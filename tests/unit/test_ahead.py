@@ -64,6 +64,24 @@ def test_what_a_pilot_lacks_is_said(tmp_path: Path) -> None:
     lost, other = pilot_notes(collect(path), ["trainer.steps=9"], ["dense", "none"])
     assert lost == "the spread leaves out 1 run(s) of the pilot: none/seed=1 diverged"
     assert other == "the pilot ran without trainer.steps=9: its spread may be another"
+    as_planned = reckon(spreads_of(collect(path), "dense", ["none"]), effect=0.02, power=0.8, margin=0.01).to_json()
+    assert list(as_planned["contrasts"]["none"]["left_out"]) == ["none/seed=1 diverged"]
+
+
+def test_a_setting_that_a_pilot_had_anyway_is_not_noted(tmp_path: Path) -> None:
+    pilot = collect(write_study(tmp_path / "pilot", arms=["dense", "none"], seeds=2, evaluations=2))
+    had = pilot.runs[0].config["trainer"]["steps"]
+    assert pilot_notes(pilot, [f"trainer.steps={had}"], ["dense", "none"]) == []
+
+
+def test_settings_of_a_pilot_without_a_plan_are_noted(tmp_path: Path) -> None:
+    path = write_study(tmp_path / "pilot", arms=["dense", "none"], seeds=2, evaluations=2)
+    (path / "plan.json").unlink()
+    for file in path.rglob("run.json"):
+        run = json.loads(file.read_text())
+        file.write_text(json.dumps(run | {"overrides": [*run["overrides"], "name=x", "trainer.steps=9", "data=mine"]}))
+    [note] = pilot_notes(collect(path), ["data=mine"], ["dense", "none"])
+    assert note == "the pilot ran with trainer.steps=9, which is not planned: its spread may be another"
 
 
 def test_a_promise_is_not_kept_by_what_has_no_data(tmp_path: Path) -> None:
@@ -72,7 +90,19 @@ def test_a_promise_is_not_kept_by_what_has_no_data(tmp_path: Path) -> None:
     plan["power"] = {"effect": 10.0, "power": 0.8, "alpha": 0.025, "contrasts": {"none": {}, "other": {}}}
     (path / "plan.json").write_text(json.dumps(plan))
     [note] = [n for n in assemble(collect(path))["notes"] if n.startswith("planned to find")]
-    assert note.endswith(": nothing can be said of other yet")
+    assert note.endswith(" nats: nothing can be said yet of other")
+
+
+@pytest.mark.parametrize("lost", [1, 4])
+def test_a_promise_is_not_kept_by_seeds_that_are_missing(tmp_path: Path, lost: int) -> None:
+    path = write_study(tmp_path / "study", arms=["dense", "none"], seeds=4, evaluations=2)
+    plan = json.loads((path / "plan.json").read_text())
+    plan["power"] = {"effect": 10.0, "power": 0.8, "alpha": 0.05, "contrasts": {"none": {}}}
+    (path / "plan.json").write_text(json.dumps(plan))
+    for seed in range(lost):
+        (path / f"none/seed={seed}/run.json").unlink()
+    why = f"{lost} of 4 seeds of none missing"
+    assert f"planned to find 10 nats; nothing can be said yet of none ({why})" in assemble(collect(path))["notes"]
 
 
 def test_hours_go_by_what_cells_took(tmp_path: Path) -> None:

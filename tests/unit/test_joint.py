@@ -40,6 +40,13 @@ def made(path: Path, *, seeds: int = 4, seed: int = 0, **keys: Any) -> Path:
     return changed(write_study(path, arms=ARMS, seeds=seeds, evaluations=3, seed=seed), **keys)
 
 
+def tuned(root: Path) -> Path:
+    """The folder of a study that tunes."""
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "parts.json").write_text(json.dumps({"study": "lr_fair", "points": {}, "tune": {"rates": [1, 2]}}))
+    return root
+
+
 def test_the_steps_of_a_waterfall_add_up(tmp_path: Path) -> None:
     report = assemble(collect(made(tmp_path / "s", waterfall=CHAIN)))
     fall = report["waterfall"]
@@ -226,7 +233,7 @@ def test_points_with_margins_of_their_own_are_one_family(tmp_path: Path) -> None
 
 
 def test_stages_of_tuning_are_told_apart(tmp_path: Path) -> None:
-    root = tmp_path / "fair"
+    root = tuned(tmp_path / "fair")
     made(root / "shared")
     made(root / "tuned", seed=3)
     losses = {arm: {1e-3: [2.2, 2.2], 3e-3: [2.0, 2.0], 9e-3: [2.1, None]} for arm in ARMS}
@@ -240,6 +247,17 @@ def test_stages_of_tuning_are_told_apart(tmp_path: Path) -> None:
     page = (root / "report/report.html").read_text()
     assert page.count("<svg") == 2
     assert "own best rate" in report["sentence"]
+
+
+@pytest.mark.parametrize("tune", [True, False])
+def test_a_study_may_be_named_like_a_stage(tmp_path: Path, tune: bool) -> None:
+    root = tuned(tmp_path / "x") if tune else tmp_path / "x"
+    made(root / "shared")
+    made(root / "grid") if not tune else grid_folder(root / "grid", {"none": {1e-3: [2.0, 2.0], 3e-3: [1.0, 1.0]}})
+    report = joint_report(root)
+    places = [(part["point"], part["stage"]) for part in report["parts"]]
+    assert places == ([("", "shared")] if tune else [("grid", ""), ("shared", "")])
+    assert len(report["tunings"]) == tune
 
 
 def test_seeds_that_are_missing_stay_undecided_in_the_joint_table(tmp_path: Path) -> None:
@@ -273,13 +291,12 @@ def test_parts_that_have_not_run_are_named_and_count_among_the_contrasts(tmp_pat
 
 
 def test_stages_that_have_not_run_are_named(tmp_path: Path) -> None:
-    made(tmp_path / "x/shared")
-    (tmp_path / "x/parts.json").write_text(json.dumps({"study": "lr_fair", "points": {}, "tune": {"rates": [1, 2]}}))
+    made(tuned(tmp_path / "x") / "shared")
     assert joint_report(tmp_path / "x")["notes"][0] == "not run yet: tuned"
 
 
 def test_cells_of_a_grid_that_failed_are_named(tmp_path: Path) -> None:
-    made(tmp_path / "x/shared")
+    made(tuned(tmp_path / "x") / "shared")
     grid = grid_folder(tmp_path / "x/grid", {"none": {1e-3: [1.9, 1.9], 3e-3: [2.0, 2.0], 9e-3: [2.2, None]}})
     run = json.loads((grid / "none_lr0.001/seed=1/run.json").read_text())
     (grid / "none_lr0.001/seed=1/run.json").write_text(json.dumps(run | {"state": "failed", "result": None}))
@@ -291,7 +308,7 @@ def test_cells_of_a_grid_that_failed_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rates", [3, 5])
 def test_few_rates_are_noted(tmp_path: Path, rates: int) -> None:
-    made(tmp_path / "x/shared")
+    made(tuned(tmp_path / "x") / "shared")
     curve: dict[float, list[float | None]] = {1e-3 * 2**i: [2.0 + abs(i - 1)] * 2 for i in range(rates)}
     grid_folder(tmp_path / "x/grid", {"none": curve})
     notes = [note for note in joint_report(tmp_path / "x")["notes"] if note.startswith("tuned on")]
@@ -311,7 +328,7 @@ def test_a_widest_rate_at_the_end_of_the_grid_is_a_lower_bound() -> None:
 
 def test_what_algebra_foretells_stands_below_its_own_point(tmp_path: Path) -> None:
     for place in ("n_heads=1/shared", "n_heads=4/shared", "n_heads=4/tuned"):
-        path = made(tmp_path / "x" / place)
+        path = made(tuned(tmp_path / "x") / place)
         for config in path.rglob("config.yaml"):
             heads = 1 if "n_heads=1" in place else 4
             text = config.read_text().replace("n_heads: 4", f"n_heads: {heads}\n  n_layers: 2")
@@ -351,6 +368,16 @@ def test_what_parts_differ_in_is_noted(tmp_path: Path) -> None:
     assert not any("parts differ in text" in note for note in notes)
 
 
+def test_parts_of_different_commits_are_noted(tmp_path: Path) -> None:
+    for place, commit in (("a", "a" * 40), ("b", "b" * 40), ("c", "b" * 40)):
+        for file in made(tmp_path / "x" / place).rglob("run.json"):
+            run = json.loads(file.read_text())
+            run["provenance"]["git"] = {"commit": commit, "dirty": False}
+            file.write_text(json.dumps(run))
+    told = f"parts were made by different commits of the code: {'a' * 10} (a); {'b' * 10} (b, c)"
+    assert told in joint_report(tmp_path / "x")["notes"]
+
+
 def test_the_sentence_names_arms_where_parts_have_other_ones(tmp_path: Path) -> None:
     made(tmp_path / "x/a")
     path = made(tmp_path / "x/b")
@@ -359,6 +386,17 @@ def test_the_sentence_names_arms_where_parts_have_other_ones(tmp_path: Path) -> 
     sentence = joint_report(tmp_path / "x")["sentence"]
     assert "a none +" in sentence
     assert "b none_scaled +" in sentence
+
+
+def test_one_seed_is_no_seeds(tmp_path: Path) -> None:
+    path = made(tmp_path / "x/a", seeds=1, waterfall=CHAIN)
+    (path / "none_scaled/seed=0/run.json").unlink()
+    assert " over 1 paired seed, " in joint_report(tmp_path / "x")["sentence"]
+    arm = next(arm for arm in assemble(collect(path))["arms"] if arm["arm"] == "none_scaled")
+    assert arm["verdict_reason"] == "1 of 1 seed of none_scaled missing"
+    made(tmp_path / "y", seeds=1, waterfall=CHAIN)
+    write_report(tmp_path / "y")
+    assert "Paired steps over 1 seed: " in (tmp_path / "y/report/report.html").read_text()
 
 
 def test_every_evaluation_of_every_part_is_in_one_file(tmp_path: Path) -> None:

@@ -43,6 +43,12 @@ def test_points_lie_below_the_study_and_stages_below_points() -> None:
     assert (Part().below, Part(stage="shared").timed, Part(stage="tuned").timed) == ("", True, False)
 
 
+@pytest.mark.parametrize("name", ["grid", "shared", "tuned"])
+def test_a_point_is_not_named_like_a_stage(study: StudyConfig, name: str) -> None:
+    with pytest.raises(ValueError, match=f"study.points: {name} is the name of a folder that tuning makes"):
+        replace(study, points={name: ["model.n_heads=2"]})
+
+
 def test_points_are_overrides_or_names_with_theirs() -> None:
     words = compose(["study=widths"]).config.study.point_words
     assert words["d_model=64"] == ["model.d_model=64", "model.n_heads=2"]
@@ -168,6 +174,18 @@ def test_a_tuning_is_read_from_runs(tmp_path: Path) -> None:
     assert found.losses == {"a": {1e-3: pytest.approx(2.1), 3e-3: pytest.approx(2.0), 9e-3: math.inf}}
     assert (found.best, found.seeds) == ({"a": 3e-3}, [0, 1])
     assert rates_to_begin_with(TuneConfig([1e-3, 3e-3, 6e-3], [0, 1], 2), collect(path)) == [1e-3, 3e-3, 6e-3, 9e-3]
+
+
+def test_seeds_of_an_earlier_request_are_not_asked_of_other_arms(tmp_path: Path) -> None:
+    path = grid_folder(tmp_path / "grid", {"gone": {1e-3: [2.0, 2.2]}, "a": {1e-3: [2.0, 2.2], 3e-3: [1.0, 2.0]}})
+    plan = json.loads((path / "plan.json").read_text())
+    cells = {name: "" for name in plan["cells"] if name.startswith("gone") or name.endswith("=1")}
+    (path / "plan.json").write_text(json.dumps(plan | {"cells": cells}))
+    for rate in ("0.001", "0.003"):
+        (path / f"a_lr{rate}/seed=0/run.json").unlink()
+    assert tuning_of(collect(path)).only(["a"]).losses == {"a": {1e-3: 2.2, 3e-3: 2.0}}
+    (path / "a_lr0.003/seed=1/run.json").unlink()
+    assert tuning_of(collect(path)).only(["a"]).losses == {"a": {1e-3: 2.2}}
 
 
 def test_a_rate_with_an_unfinished_seed_does_not_count(tmp_path: Path) -> None:

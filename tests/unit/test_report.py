@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from matplotlib.text import Text
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mha_ablate.errors import RequestError
@@ -363,6 +364,43 @@ def test_unequal_precision_and_steps_are_noted(study: Folder) -> None:
     notes = "\n".join(study.report()["notes"])
     assert "precision: bf16; fp32" in notes
     assert "trainer.steps: 20, 40" in notes
+
+
+def longer(study: Folder, arm: str, words: list[str]) -> Folder:
+    """An arm whose runs took twice the baseline's steps."""
+    study.arm(arm, COSTS, overrides=words)
+    for config in (study.path / arm).rglob("config.yaml"):
+        config.write_text(config.read_text().replace("steps: 20", "steps: 40"))
+    return study
+
+
+def test_an_arm_that_trained_longer_is_no_fair_pair(study: Folder) -> None:
+    longer(study, "none", ["fc_out=none"]).arm("dense", BASE).arm("other", COSTS)
+    for report in (study.report(), study.plan(["dense", "none", "other"], [0, 1, 2]).report()):
+        none = arm_of(report, "none")
+        assert (none["verdict"], none["delta"]["p_holm"]) == ("undecided", None)
+        assert none["verdict_reason"] == "trainer.steps is 40 of none and 20 of dense"
+        assert none["verdict_reason"] in report["sentence"]
+        other = arm_of(report, "other")
+        assert (other["verdict"], other["delta"]["p_holm"]) == ("costs", pytest.approx(2 * other["delta"]["p_t"]))
+
+
+@pytest.mark.parametrize("word", ["trainer.steps=40", "trainer=long"])
+def test_an_arm_that_is_planned_to_train_longer_is_judged(study: Folder, word: str) -> None:
+    report = longer(study, "none", []).arm("dense", BASE).plan(["dense", "none"], [0, 1, 2]).report()
+    assert arm_of(report, "none")["verdict"] == "undecided"
+    planned = json.loads((study.path / "plan.json").read_text())
+    planned["arms"]["none"].append(word)
+    (study.path / "plan.json").write_text(json.dumps(planned))
+    report = study.report()
+    assert arm_of(report, "none")["verdict"] == "costs"
+    assert "runs differ in trainer.steps: 20, 40" in report["notes"]
+
+
+def test_runs_without_a_plan_that_differ_in_nothing_but_steps_are_judged(study: Folder) -> None:
+    study.arm("dense", BASE, overrides=["fc_out=dense", "seed=0"])
+    report = longer(study, "longer", ["fc_out=dense", "trainer.steps=40"]).report(baseline="dense")
+    assert arm_of(report, "longer")["verdict"] == "costs"
 
 
 def test_another_context_is_noted(study: Folder) -> None:
@@ -763,6 +801,21 @@ def test_long_names_of_a_sweep_leave_room_for_what_is_drawn(study: Folder) -> No
             if legend := axes.get_legend():
                 box = legend.get_window_extent()
                 assert 0 <= box.x0 <= box.x1 <= figure.bbox.width
+
+
+def test_no_title_is_cut_off(study: Folder) -> None:
+    base, arm = "the_whole_of_it_as_it_was_before", "without_any_projection_at_all"
+    study.arm(base, BASE, below="a").arm(arm, COSTS, below="b")
+    study.plan([base, arm], [0, 1, 2], baseline=base, waterfall={"all of it": [arm, base]})
+    found = collect(study.path)
+    made = figures(assemble(found), found)
+    assert {"answer", "curves", "waterfall"} <= made.keys()
+    for figure in made.values():
+        figure.draw_without_rendering()
+        for axes in figure.axes:
+            titles = [text for text in axes.findobj(Text) if text.get_text() == axes.get_title(loc="left")]
+            for box in (title.get_window_extent() for title in titles):
+                assert 0 <= box.x0 <= box.x1 <= figure.bbox.width, axes.get_title(loc="left")
 
 
 def test_a_name_with_a_leading_underscore_stands_in_the_legend(study: Folder) -> None:
