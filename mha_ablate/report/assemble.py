@@ -97,7 +97,7 @@ def _asked_otherwise(plan: dict[str, Any], base: str, margin: float) -> list[str
     """Where the report was asked for another baseline or margin than was planned: a choice that may have seen the results."""
     planned = float(plan.get("margin", DEFAULT_MARGIN))
     asked = [f"the margin is ±{margin:g} nats, and the plan's is ±{planned:g}"] if plan and margin != planned else []
-    if plan and base != plan["baseline"]:
+    if base != plan.get("baseline", base):
         asked.append(f"the baseline is {base}, and the plan's is {plan['baseline']}")
     return [f"{change}: asked for with the report, and no longer fixed before the run" for change in asked]
 

@@ -210,15 +210,18 @@ def test_a_run_folder_can_be_copied_and_go_on_elsewhere(killed: Cell, tmp_path: 
 
 
 def test_the_best_weights_are_those_of_the_lowest_evaluation(small: list[str]) -> None:
-    cell = single_cell([*small, "trainer.eval_every=1", "trainer.steps=11", "optim.lr=0.5", "optim.min_lr=0.5"])
-    run_cell(cell, quiet)
-    losses = {line["step"]: line["loss/val"] for line in cell.folder.lines() if "loss/val" in line}
-    best = min(losses, key=lambda step: losses[step])
-    assert best < 11, "the setting has become too good for this test"
+    small = [*small, "trainer.eval_every=1", "optim.lr=0.5", "optim.min_lr=0.5"]
+    for seed in range(10):  # where the loss rises and falls depends on the machine's arithmetic
+        cell = single_cell([*small, "trainer.steps=11", f"seed={seed}"])
+        run_cell(cell, quiet)
+        losses = {line["step"]: line["loss/val"] for line in cell.folder.lines() if "loss/val" in line}
+        best = min(losses, key=lambda step: losses[step])
+        if 0 < best < 11:
+            break
+    else:
+        pytest.fail("at no seed is the lowest loss before the last")
     assert checkpoint.describe(cell.folder.best_file)["step"] == best
-    shorter = single_cell(
-        [*small, "trainer.eval_every=1", f"trainer.steps={best}", "optim.lr=0.5", "optim.min_lr=0.5", "name=b"]
-    )
+    shorter = single_cell([*small, f"trainer.steps={best}", f"seed={seed}", "name=b"])
     run_cell(shorter, quiet)
     a, b = checkpoint.load(cell.folder.best_file)[0], checkpoint.load(shorter.folder.last_file)[0]
     assert all(torch.equal(a[k], b[k]) for k in a)
