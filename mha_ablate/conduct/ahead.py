@@ -10,6 +10,7 @@ from mha_ablate.conduct.common import check_workers, interruptible
 from mha_ablate.errors import RequestError
 
 if TYPE_CHECKING:
+    from mha_ablate.config.schema import StudyConfig
     from mha_ablate.study.ahead import Reckoning
     from mha_ablate.study.collect import Study
     from mha_ablate.study.observer import Observer
@@ -57,21 +58,7 @@ def conduct_plan(
         found = collect(pilot) if pilot else None
         request = planned_request(overrides, found)
         study = compose(request, config_dir).config.study
-        if study.points or study.tune:
-            raise RequestError(
-                f"study={study.name} has several parts, and a plan is made for one: give study.points=null study.tune=null, and "
-                "what is asked at one point, such as model.n_heads=4"
-            )
-        if effect < study.margin:
-            raise RequestError(
-                f"--effect {effect:g} is within the margin of ±{study.margin:g} nats, and so small a difference is called "
-                f"equivalent, not found: give study.margin={effect / 2:g}, or a larger effect"
-            )
-        arms = [arm for arm in study.chosen if arm != study.baseline]
-        if not arms:
-            raise RequestError(
-                f"a plan takes an arm besides the baseline {study.baseline}: choose some with study.arms=[...]"
-            )
+        arms = _contrasted(study, effect)
         spreads = dict.fromkeys(arms, Spread(sd, None)) if sd is not None else {}
         if found:
             spreads = spreads_of(found, study.baseline, arms)
@@ -90,6 +77,26 @@ def conduct_plan(
         at_once = workers or default_workers(config.trainer.device)
         notes = pilot_notes(found, overrides, [study.baseline, *arms]) if found else []
         return Ahead(plan, reckoning, request, each and each * len(plan.cells) / at_once, notes)
+
+
+def _contrasted(study: StudyConfig, effect: float) -> list[str]:
+    """The arms that are compared with the baseline. Raises RequestError for a study that no plan can be made for."""
+    if study.points or study.tune:
+        raise RequestError(
+            f"study={study.name} has several parts, and a plan is made for one: give study.points=null study.tune=null, and "
+            "what is asked at one point, such as model.n_heads=4"
+        )
+    if effect < study.margin:
+        raise RequestError(
+            f"--effect {effect:g} is within the margin of ±{study.margin:g} nats, and so small a difference is called "
+            f"equivalent, not found: give study.margin={effect / 2:g}, or a larger effect"
+        )
+    arms = [arm for arm in study.chosen if arm != study.baseline]
+    if not arms:
+        raise RequestError(
+            f"a plan takes an arm besides the baseline {study.baseline}: choose some with study.arms=[...]"
+        )
+    return arms
 
 
 def planned_request(overrides: list[str], pilot: Study | None) -> list[str]:

@@ -131,9 +131,8 @@ class _Conductor:
         from mha_ablate.study.collect import collect
 
         grid = path / point.point / parts.GRID
-        rates = parts.rates_to_begin_with(
-            tune, collect(grid) if grid.is_dir() and any(grid.rglob("run.json")) else None
-        )
+        before = collect(grid) if grid.is_dir() and any(grid.rglob("run.json")) else None
+        rates = parts.rates_to_begin_with(tune, before, shared.arms)
         while True:
             self._train(self._grid(point, rates, usual))
             tuning = parts.tuning_of(collect(grid)).only(shared.arms)

@@ -175,10 +175,11 @@ class _Sweeping:
         sweeper = sweeper_with(front, self.hydra, self.config)
         try:
             sweeper.sweep(list(self.config.hydra.overrides.task))
-        except ValueError:
-            if any(cell.finished() for cell in self.sweep.cells.values()):
-                raise
-            # A sweeper has no best trial then; which failed and why is told below.
+        except ValueError as error:
+            tried = front.refused or self.sweep.cells
+            if not tried or any(cell.finished() for cell in self.sweep.cells.values()):
+                raise RequestError(f"hydra/sweeper: {' '.join(str(error).split())}") from error
+            # It has no best trial then; which failed and why is told below.
         finally:
             self.refused = front.refused
 

@@ -51,13 +51,14 @@ LOGGED = ("logging.", "colorlog.")
 UNSET = "multirun/${now:%Y-%m-%d}/${now:%H-%M-%S}"  # what Hydra says where nobody does
 FAILURES = "hydra.sweeper.max_failure_rate"
 SAMPLER_SEED = "hydra.sweeper.sampler.seed"
+# What installs a choice: `pip install 'mha-ablate[EXTRA]'`.
 EXTRAS = {
     "submitit_local": "slurm",
     "submitit_slurm": "slurm",
     "optuna": "optuna",
     "ray": "ray",
     "ray_aws": "ray",
-}  # choice -> extra
+}
 
 
 def apart(words: list[str]) -> tuple[list[str], list[str]]:
@@ -287,9 +288,8 @@ def sweeper_with(launcher: Any, hydra: Hydra, config: DictConfig) -> Any:
 
     with contextlib.suppress(ImportError):  # it has a handler of its own, and would tell of every trial
         importlib.import_module("optuna").logging.set_verbosity(logging.WARNING)
-        logging.getLogger("hydra_plugins.hydra_optuna_sweeper._impl").setLevel(
-            logging.ERROR
-        )  # failed cells are told at the end
+        plugin = logging.getLogger("hydra_plugins.hydra_optuna_sweeper._impl")
+        plugin.setLevel(logging.ERROR)  # failed cells are told at the end
     context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks(config))
     plugins = Plugins.instance()
     # A sweeper asks Plugins for its launcher, and has no other way of being given one.

@@ -247,8 +247,7 @@ class Launching:
             begun = [cell for cell, _ in lost if _written(cell.folder) != self.seen[key_of(cell)].before]
             unbegun = _without([cell for cell, _ in lost], begun)
             if len(mine) == 1 or self.apart or not self.died:
-                for cell, why in lost:
-                    self._note_loss(cell, why)
+                self._note_losses(lost)
             elif len(unbegun) == len(mine):
                 suspects += unbegun
             else:
@@ -260,42 +259,44 @@ class Launching:
         """Those that another process, or a Slurm job of an earlier call, has."""
         jobs = self.folder.jobs()
         queued = self.queue.still_there({jobs[cell.name] for cell in cells if cell.name in jobs})
-        found = [cell for cell in cells if jobs.get(cell.name) in queued or self._is_held(cell, jobs.get(cell.name))]
+        told = self.queue.silent_since is None  # what Slurm does not know of is over
+        found = [
+            cell
+            for cell in cells
+            if jobs.get(cell.name) in queued or self._is_held(cell, believed=not (told and cell.name in jobs))
+        ]
         for cell in found:
             self.seen.setdefault(key_of(cell), _Seen(0))
         return found
 
-    def _is_held(self, cell: Cell, ended: str | None) -> bool:
-        """Whether a process holds the cell's folder; where no job of it is known to have `ended`, by what is written there too."""
+    @staticmethod
+    def _is_held(cell: Cell, *, believed: bool) -> bool:
+        """Whether a process holds the cell's folder, or, where what is written there is `believed`, writes to it elsewhere."""
         run = cell.folder.read()
         if is_locked(cell.folder.path):
             return True
-        if ended is not None and self.queue.silent_since is None:
-            return False
-        writing = run.get("state") == "running"
+        writing = believed and run.get("state") == "running"
         return writing and is_alive(run.get("owner"), heard(cell.folder, run), time.time(), elsewhere_only=True)
 
-    def _note_loss(self, cell: Cell, why: str) -> None:
-        """A cell whose process came to no end has failed, unless another process is at it, or has ended it meanwhile."""
-        silent = self.target.endswith("SlurmLauncher") and slurm.queue() is None
-        if not cell.finished() and not self._is_held(cell, None if silent else "ended"):
-            cell.folder.path.mkdir(parents=True, exist_ok=True)
-            cell.folder.note_failure({**cell.head(), **cell.folder.read()}, why)
+    def _note_losses(self, lost: list[tuple[Cell, str]]) -> None:
+        """Cells whose processes came to no end have failed, unless another process is at them, or has ended them meanwhile."""
+        silent = bool(lost) and self.target.endswith("SlurmLauncher") and slurm.queue() is None
+        for cell, why in lost:
+            if not cell.finished() and not self._is_held(cell, believed=silent):
+                cell.folder.path.mkdir(parents=True, exist_ok=True)
+                cell.folder.note_failure({**cell.head(), **cell.folder.read()}, why)
 
     def _give(self, cells: Sequence[Cell]) -> list[tuple[Cell, str]]:
         """Hand cells to the launcher and wait until it is done with them; returns those that came to no end, and why."""
         for cell in cells:
             self.seen[key_of(cell)] = _Seen(_written(cell.folder))
-        with (
-            heard_jobs() as jobs,
-            _quiet_trackers(),
-        ):  # what a job says for itself is asked inside too: submitit waits for it
+        # What a lost job says for itself is asked inside too: outside, submitit would wait for it without end.
+        with heard_jobs() as jobs, _quiet_trackers():
             self.jobs = jobs
             threading.Thread(target=self._note_jobs, args=(cells, jobs), daemon=True).start()
             returned, broken = self._launched(cells)
-            while not self.stopped and not all(
-                job.done() for job in jobs
-            ):  # the first loss ends the launcher's wait for all
+            # The first loss ends the launcher's own wait for all.
+            while not self.stopped and not all(job.done() for job in jobs):
                 time.sleep(POLL)
             self.jobs, self.died = [], broken is not None
             if broken is not None and not self.stopped:

@@ -41,11 +41,6 @@ class Part:
         """The folder below the study's."""
         return "/".join(name for name in (self.point, self.stage) if name)
 
-    @property
-    def timed(self) -> bool:
-        """Whether step times are measured: the learning rate does not change them."""
-        return self.stage in ("", SHARED)
-
 
 def points_of(study: StudyConfig) -> list[Part]:
     """The study's points; one without a name where it has none."""
@@ -181,10 +176,10 @@ def _tuning_seeds(grid: Study, name: str) -> set[int]:
     return planned or {run.seed for run in grid.runs}
 
 
-def rates_to_begin_with(tune: TuneConfig, before: Study | None) -> list[float]:
-    """The rates of the request, and those that an interrupted study had widened its grid by."""
-    there = {float(run.config["optim"]["lr"]) for run in before.runs if run.config} if before else set()
-    return sorted({*tune.rates, *there})
+def rates_to_begin_with(tune: TuneConfig, before: Study | None, arms: Collection[str]) -> list[float]:
+    """The rates of the request, and those that an interrupted study had widened the grid of these arms by."""
+    mine = [run for run in before.runs if run.config and run.arm.rpartition("_lr")[0] in arms] if before else []
+    return sorted({*tune.rates, *(float(run.config["optim"]["lr"]) for run in mine)})
 
 
 def take_over(cells: list[Cell], sibling: Path) -> None:

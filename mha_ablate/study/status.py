@@ -51,13 +51,9 @@ def status(path: Path, now: float | None = None) -> dict[str, Any]:
     found = {f.path.relative_to(path).as_posix(): f for f in StudyFolder(path).runs()}
     planned = {
         (file.parent / cell).relative_to(path).as_posix()
-        for file in path.rglob("plan.json")
-        for cell in (StudyFolder(file.parent).plan() or {}).get("cells", {})
-    }
-    planned |= {
-        (file.parent / cell).relative_to(path).as_posix()
-        for file in path.rglob("sweep.json")
-        for cell in (StudyFolder(file.parent).sweep() or {}).get("cells", {})
+        for name, read in (("plan.json", StudyFolder.plan), ("sweep.json", StudyFolder.sweep))
+        for file in path.rglob(name)
+        for cell in (read(StudyFolder(file.parent)) or {}).get("cells", {})
     }
     if not found and not planned:
         raise RequestError(f"{path} holds no study: give a folder that `mha-ablate compare` or `train` wrote")

@@ -33,9 +33,7 @@ class CellTask:
     """
 
     cells: dict[str, dict[str, Any]]
-    apart: Apart | None = (
-        None  # a process of its own, where the launcher would train in this one, which a kill would end
-    )
+    apart: Apart | None = None  # where the launcher would train in this process, which a kill would then end
     with_parent: bool = False  # the process ends when the one that started it is gone
 
     def __call__(self, _config: DictConfig) -> float:

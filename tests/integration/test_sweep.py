@@ -304,6 +304,12 @@ def test_a_search_by_optuna_is_kept_too(text: Path, tmp_path: Path) -> None:
     before = {f.path: f.run_file.stat().st_mtime_ns for f in runs(tmp_path)}
     assert sweep(*words).returncode == 0  # the same seed proposes the same rates, which are finished
     assert {f.path: f.run_file.stat().st_mtime_ns for f in runs(tmp_path)} == before
+    assert sweep(*words, "hydra.sweeper.n_trials=5").returncode == 0  # goes on from there
+    after = {f.path: f.run_file.stat().st_mtime_ns for f in runs(tmp_path)}
+    assert before.items() <= after.items()
+    assert len(after) == 5
+    none = sweep(*words, "hydra.sweeper.n_trials=0", "name=none")
+    assert (none.returncode, none.stdout, none.stderr.count("\n")) == (2, "", 1)
 
 
 def test_a_search_outlives_what_fails_in_it(text: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_points_lie_below_the_study_and_stages_below_points() -> None:
     assert [part.below for part in points_of(heads)] == ["n_heads=1", "n_heads=2", "n_heads=4", "n_heads=8"]
     assert Part("n_heads=2", (), "grid").below == "n_heads=2/grid"
     assert points_of(replace(heads, points=None)) == [Part()]
-    assert (Part().below, Part(stage="shared").timed, Part(stage="tuned").timed) == ("", True, False)
+    assert Part().below == ""
 
 
 @pytest.mark.parametrize("name", ["grid", "shared", "tuned"])
@@ -173,7 +173,17 @@ def test_a_tuning_is_read_from_runs(tmp_path: Path) -> None:
     found = tuning_of(collect(path))
     assert found.losses == {"a": {1e-3: pytest.approx(2.1), 3e-3: pytest.approx(2.0), 9e-3: math.inf}}
     assert (found.best, found.seeds) == ({"a": 3e-3}, [0, 1])
-    assert rates_to_begin_with(TuneConfig([1e-3, 3e-3, 6e-3], [0, 1], 2), collect(path)) == [1e-3, 3e-3, 6e-3, 9e-3]
+    assert rates_to_begin_with(TuneConfig([1e-3, 3e-3, 6e-3], [0, 1], 2), collect(path), ["a"]) == [
+        1e-3,
+        3e-3,
+        6e-3,
+        9e-3,
+    ]
+    assert rates_to_begin_with(TuneConfig([1e-3, 3e-3, 6e-3], [0, 1], 2), collect(path), ["other"]) == [
+        1e-3,
+        3e-3,
+        6e-3,
+    ]
 
 
 def test_seeds_of_an_earlier_request_are_not_asked_of_other_arms(tmp_path: Path) -> None:
