@@ -90,16 +90,18 @@ def print_report(report: dict[str, Any]) -> None:
     if bits := bits_line(report):
         out.print(Text(f"\n{bits}", style="dim"), soft_wrap=not out.is_terminal)
     _print_words(out, report)
-    plan = f", plan {report['plan_hash']}" if report["kind"] != "exploratory" else ""
-    out.print(Text(f"{report['kind']}{plan}", style="dim"), soft_wrap=not out.is_terminal)
 
 
 def print_joint(report: dict[str, Any]) -> None:
     """The tables of several studies side by side, and the sentence."""
-    from mha_ablate.report.joint import COLUMNS, TUNING_COLUMNS, fall_rows, rows, tuning_rows
+    from rich.text import Text
+
+    from mha_ablate.report.joint import COLUMNS, TUNING_COLUMNS, fall_rows, rows, tuning_rows, why_undecided
 
     out = console()
     _print_table(out, COLUMNS, rows(report))
+    if why := why_undecided(report):
+        out.print(Text(f"{why}\n", style="dim"), soft_wrap=not out.is_terminal)
     if fall := fall_rows(report):
         print("removal taken apart, nats per token")
         _print_table(out, fall[0], fall[1:])
@@ -127,13 +129,15 @@ def _print_table(out: Console, columns: tuple[str, ...], rows: list[tuple[str, .
 
 
 def _print_words(out: Console, report: dict[str, Any]) -> None:
-    """The sentence and the notes."""
+    """The sentence, the notes, and whether it was planned ahead."""
     from rich.text import Text
 
     out.print()
     out.print(Text(report["sentence"], style="bold"), soft_wrap=not out.is_terminal)
     for note in report["notes"]:
         out.print(Text(f"note: {note}", style="yellow"), soft_wrap=not out.is_terminal)
+    plan = f", plan {report['plan_hash']}" if report["kind"] != "exploratory" else ""
+    out.print(Text(f"{report['kind']}{plan}", style="dim"), soft_wrap=not out.is_terminal)
 
 
 def printable(text: str) -> str:

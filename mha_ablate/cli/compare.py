@@ -9,6 +9,7 @@ import typer
 from mha_ablate.cli.common import ConfigDir, Json, Quiet, Settings, epilog
 
 if TYPE_CHECKING:
+    from mha_ablate.conduct import Conducted
     from mha_ablate.study.plan import Plan
 
 EPILOG = epilog(
@@ -59,7 +60,7 @@ def compare(
         print_json(done.report)
     elif done.plan is None:
         print_joint(done.report)
-        print(f"\nreport: {done.folder / 'report' / 'report.html'}")
+        _print_next_of_several(done, words, flags(config_dir=config_dir))
     else:
         _print(done.report, done.plan, words, flags(config_dir=config_dir))
     if done.failure:
@@ -76,6 +77,20 @@ def _print(report: dict, plan: Plan, words: list[str], options: list[str]) -> No
     print("      the paired delta, step by step, in TensorBoard")
     for settings, why in _next(plan, words):
         print(f"  {command_line('compare', *settings, *options)}\n      {why}")
+
+
+def _print_next_of_several(done: Conducted, words: list[str], options: list[str]) -> None:
+    from mha_ablate.cli.common import command_line
+    from mha_ablate.stats.verdict import ENOUGH_SEEDS
+
+    print(f"\nreport: {done.folder / 'report' / 'report.html'}\n\nnext:")
+    part = done.folder / done.report["parts"][0]["folder"]
+    print(f"  {command_line('board', str(part))}")
+    print("      a part, step by step, in TensorBoard; each part has a report of its own too")
+    if any(arm["look"] for part in done.report["parts"] for arm in part["arms"]):
+        more = [*(w for w in words if w.partition("=")[0] != "study.seeds"), f"study.seeds={ENOUGH_SEEDS}"]
+        print(f"  {command_line('compare', *more, *options)}")
+        print("      a result instead of a look; finished cells are kept")
 
 
 def _next(plan: Plan, words: list[str]) -> list[tuple[list[str], str]]:

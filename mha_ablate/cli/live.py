@@ -88,6 +88,10 @@ class PlainStudy(Observer):
             words = [f"measuring step times, one arm at a time: turn {done}/{total}", *pace(0.0, left)]
             self.say("  ".join(words), now)
 
+    def warning(self, what: str) -> None:
+        """One line."""
+        self.say(f"note: {what}", time.monotonic())
+
     def part(self, name: str, number: int, of: int) -> None:
         """One line."""
         self.say(f"part {number}/{of}: {name}", time.monotonic())

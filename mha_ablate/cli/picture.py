@@ -92,6 +92,10 @@ class Lively(Observer):
         ends = None if left is None else now + left
         self.live.update(Head("measuring step times, one arm at a time", done / total, ends=ends))
 
+    def warning(self, what: str) -> None:
+        """Above the picture, where it stays."""
+        self.live.console.print(Text(f"note: {what}", style="yellow"))
+
     def part(self, name: str, number: int, of: int) -> None:
         """A line above the picture, which stays."""
         if of > 1:

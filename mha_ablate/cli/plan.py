@@ -44,7 +44,7 @@ def plan(
     config_dir: ConfigDir = None,
     as_json: Json = False,
 ) -> None:
-    """Reckon the seeds that a study needs, and write its plan.json before anything runs.
+    """Reckon the seeds that a study needs, and write its plan.json (parts.json, of several points) before anything runs.
 
     A study that is run from it is confirmatory; what was not planned ahead is exploratory. A pilot's seeds are not used again.
     """
@@ -80,14 +80,14 @@ def plan(
 
 
 def _as_plain(ahead: Ahead) -> dict[str, Any]:
-    plan_json = ahead.plan.folder.plan() or {}
-    kept = {key: plan_json.get(key) for key in ("hash", "study", "baseline", "margin", "seeds")}
+    kept = {key: ahead.fixed.get(key) for key in ("hash", "study", "baseline", "margin", "seeds")}
     return {
         **kept,
         **ahead.reckoning.to_json(),
         "notes": ahead.notes,
         "seconds": ahead.seconds,
-        "plan": str(ahead.plan.folder.plan_file),
+        "cells": ahead.cells,
+        "plan": str(ahead.file),
     }
 
 
@@ -97,19 +97,26 @@ def _print(ahead: Ahead, command: str) -> None:
     from mha_ablate.cli.common import console
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for name in ("arm", "sd of delta", "planned with", "seeds", "if equivalent"):
-        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    for name in (
+        "contrast" if len(ahead.plans) > 1 else "arm",
+        "sd of delta",
+        "planned with",
+        "seeds",
+        "if equivalent",
+    ):
+        table.add_column(name, justify="left" if name in ("arm", "contrast") else "right", no_wrap=True)
     for arm, need in ahead.reckoning.needs.items():
         table.add_row(
             arm, _spread(need), f"{need.spread.planned:.4f}", *map(_count, (need.seeds, need.seeds_for_equivalence))
         )
     out = console()
     out.print(table)
-    reckoning, study = ahead.reckoning, ahead.plan
-    steps = study.arms[study.study.baseline].trainer.steps
+    reckoning, arms, points = ahead.reckoning, len(ahead.plans[0].arms), len(ahead.plans)
     hours = "" if ahead.seconds is None else f", about {_duration(ahead.seconds)}"
+    tuned = ", with those of the rates" if ahead.fixed.get("tune") else ""
     tells = [
-        f"{_seeds(reckoning)} of {len(study.arms)} arms, {len(study.cells)} cells of {steps} steps{hours}.",
+        f"{_seeds(reckoning)} of {arms} arms{f' at {points} points' if points > 1 else ''}, {ahead.cells} cells of {ahead.steps} "
+        f"steps{tuned}{hours}.",
         f"They find a true difference of {reckoning.effect:g} nats with a power of {reckoning.power:g} in "
         f"{_contrasts(len(reckoning.needs))} (at p < {reckoning.alpha:.3g}, which Holm asks of the smallest), if the sd is not "
         "above what is planned with.",
@@ -120,7 +127,7 @@ def _print(ahead: Ahead, command: str) -> None:
         *tells,
         *(f"note: {note}" for note in ahead.notes),
         "",
-        f"plan: {study.folder.plan_file}",
+        f"plan: {ahead.file}",
         "",
         "next:",
     ):

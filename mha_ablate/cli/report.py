@@ -33,7 +33,8 @@ def report(
 ) -> None:
     """Compare the runs of a folder and write DIR/report: page, figures, tables, report.json.
 
-    TensorBoard's events are rebuilt with the paired delta. Nothing is trained.
+    TensorBoard's events are rebuilt with the paired delta. Nothing is trained. A report that is there is replaced, with
+    --margin and --baseline too: the same command without them brings the plan's own back.
     """
     from mha_ablate.cli.common import print_joint, print_json, print_report
     from mha_ablate.errors import RequestError

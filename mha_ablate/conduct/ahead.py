@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mha_ablate.conduct.common import check_workers, interruptible
 from mha_ablate.errors import RequestError
 
 if TYPE_CHECKING:
     from mha_ablate.config.schema import StudyConfig
-    from mha_ablate.study.ahead import Reckoning
-    from mha_ablate.study.collect import Study
+    from mha_ablate.study.ahead import Pilot, Reckoning, Spread
     from mha_ablate.study.observer import Observer
+    from mha_ablate.study.parts import Part
     from mha_ablate.study.plan import Plan
 
 
@@ -21,11 +21,19 @@ if TYPE_CHECKING:
 class Ahead:
     """A plan made ahead of its study, and written: its words, what it rests on, and the seconds it will take, if that is known."""
 
-    plan: Plan
+    file: Path  # plan.json, or parts.json of a study of several parts
+    fixed: dict[str, Any]  # what it holds
+    plans: list[Plan]  # one a point
+    cells: int  # of all parts, as far as they are known ahead: a grid may be widened, and a best rate be the shared one
     reckoning: Reckoning
     request: list[str]
     seconds: float | None
     notes: list[str]  # what of the pilot was left out, or was otherwise
+
+    @property
+    def steps(self) -> int:
+        """Of a cell."""
+        return self.plans[0].arms[self.plans[0].study.baseline].trainer.steps
 
 
 def conduct_plan(
@@ -39,53 +47,128 @@ def conduct_plan(
     observer: Observer,
     config_dir: Path | None = None,
 ) -> Ahead:
-    """Reckon the seeds that a study needs, check it whole, and write its plan.json. Raises RequestError; trains nothing."""
+    """Reckon the seeds that a study needs, check it whole, and write its plan. Raises RequestError; trains nothing."""
     check_workers(workers)
     with interruptible():
         observer.checking()
         from mha_ablate.config.compose import compose
-        from mha_ablate.run.folder import StudyFolder
-        from mha_ablate.run.lock import locked
-        from mha_ablate.study.ahead import Spread, pilot_notes, reckon, seconds_a_cell, spreads_of
-        from mha_ablate.study.collect import collect
-        from mha_ablate.study.execute import default_workers
-        from mha_ablate.study.plan import make_plan
+        from mha_ablate.study.ahead import pilot_of, reckon
+        from mha_ablate.study.parts import check_tuning, points_of
 
-        if pilot and StudyFolder(pilot).parts() is not None:
-            raise RequestError(
-                f"--pilot {pilot} holds a study of several parts: give one of them, a folder below it with a plan.json"
-            )
-        found = collect(pilot) if pilot else None
+        found = pilot_of(pilot) if pilot else None
         request = planned_request(overrides, found)
         study = compose(request, config_dir).config.study
         arms = _contrasted(study, effect)
-        spreads = dict.fromkeys(arms, Spread(sd, None)) if sd is not None else {}
-        if found:
-            spreads = spreads_of(found, study.baseline, arms)
+        points = points_of(study)
+        spreads = _spreads(found, sd, study.baseline, arms, points)
         reckoning = reckon(spreads, effect=effect, power=power, margin=study.margin)
-        first = max((run.seed for run in found.runs), default=-1) + 1 if found else 0
-        request.append(f"study.seeds=[{','.join(str(first + i) for i in range(reckoning.seeds))}]")
-        plan = make_plan(request, watch=observer.reading, config_dir=config_dir)
-        if plan.folder.runs():
-            raise RequestError(
-                f"{plan.folder.path} holds runs already, and a plan comes before them: give name=NEW_NAME"
-            )
-        with locked(plan.folder.path):
-            plan.write(reckoning.to_json())
+        first = found.first_fresh_seed if found else 0
+        request.append(f"study.seeds=[{','.join(map(str, _fresh(first, reckoning.seeds, study)))}]")
+        study = compose(request, config_dir).config.study
+        check_tuning(study)
+        plans = [_planned(request, point, study, observer, config_dir) for point in points]
+        notes = _notes(found, overrides, [study.baseline, *arms], points)
+        file, fixed = _written(study, request, points, plans, reckoning, notes)
+        seconds, cells = _taken(study, plans, points, found, workers)
+        return Ahead(file, fixed, plans, cells, reckoning, request, seconds, notes)
+
+
+def _spreads(
+    pilot: Pilot | None, sd: float | None, baseline: str, arms: list[str], points: list[Part]
+) -> dict[str, Spread]:
+    """What each contrast is planned with, by point and arm."""
+    from mha_ablate.study.ahead import Spread
+
+    found = {}
+    for point in points:
+        of_point = pilot.spreads(point.point, baseline, arms) if pilot else dict.fromkeys(arms, Spread(sd or 0.0, None))
+        found |= {" ".join(filter(None, (point.point, arm))): spread for arm, spread in of_point.items()}
+    return found
+
+
+def _fresh(first: int, count: int, study: StudyConfig) -> list[int]:
+    """So many seeds from the first that the pilot has not used, without those that rates are tuned on."""
+    taken = set(study.tune.seeds) if study.tune else set()
+    return [seed for seed in range(first, first + count + len(taken)) if seed not in taken][:count]
+
+
+def _planned(request: list[str], point: Part, study: StudyConfig, observer: Observer, config_dir: Path | None) -> Plan:
+    """One point of it, checked, at the shared rate if rates are tuned. Raises RequestError where something has run already."""
+    from dataclasses import replace
+
+    from mha_ablate.study.parts import SHARED, single
+    from mha_ablate.study.plan import make_plan
+
+    part = replace(point, stage=SHARED if study.tune else "")
+    plan = make_plan(
+        [*request, *part.words], watch=observer.reading, config_dir=config_dir, below=part.below, shape=single
+    )
+    if plan.root.runs():
+        raise RequestError(f"{plan.root.path} holds runs already, and a plan comes before them: give name=NEW_NAME")
+    mine, other = (
+        (plan.root.parts_file, plan.root.plan_file) if _several(study) else (plan.root.plan_file, plan.root.parts_file)
+    )
+    if other.exists():
+        raise RequestError(f"{other} is there, and this study writes {mine.name}: give name=NEW_NAME")
+    return plan
+
+
+def _several(study: StudyConfig) -> bool:
+    return bool(study.points or study.tune)
+
+
+def _written(
+    study: StudyConfig,
+    request: list[str],
+    points: list[Part],
+    plans: list[Plan],
+    reckoning: Reckoning,
+    notes: list[str],
+) -> tuple[Path, dict[str, Any]]:
+    """The file that fixes the whole, and what it holds now."""
+    from mha_ablate.run.lock import locked
+    from mha_ablate.study.parts import write_parts
+
+    root = plans[0].root
+    with locked(root.path):
+        for point, plan in zip(points, plans, strict=True):
+            plan.write({**reckoning.to_json(point.point), "notes": notes})
+        if not _several(study):
+            return root.plan_file, root.plan() or {}
+        return root.parts_file, write_parts(root, study, request, {**reckoning.to_json(), "notes": notes})
+
+
+def _taken(
+    study: StudyConfig, plans: list[Plan], points: list[Part], pilot: Pilot | None, workers: int | None
+) -> tuple[float | None, int]:
+    """Seconds by the pilot's pace, None without, and cells, those of tuning among them."""
+    from mha_ablate.study.ahead import seconds_a_cell
+    from mha_ablate.study.execute import default_workers
+
+    total, cells = 0.0, 0
+    for point, plan in zip(points, plans, strict=True):
         config = plan.arms[study.baseline]
-        each = seconds_a_cell(found.runs, config.trainer.steps) if found else None
-        at_once = workers or default_workers(config.trainer.device)
-        notes = pilot_notes(found, overrides, [study.baseline, *arms]) if found else []
-        return Ahead(plan, reckoning, request, each and each * len(plan.cells) / at_once, notes)
+        grid = len(plan.arms) * len(study.tune.rates) * len(study.tune.seeds) if study.tune else 0
+        here = len(plan.cells) * (2 if study.tune else 1) + grid
+        runs = [run for part in pilot.at(point.point) for run in part.runs] if pilot else []
+        each = seconds_a_cell(runs, config.trainer.steps)
+        total, cells = total + (each or float("nan")) * here, cells + here
+    at_once = workers or default_workers(plans[0].arms[study.baseline].trainer.device)
+    return (total / at_once if total == total else None), cells
+
+
+def _notes(pilot: Pilot | None, overrides: list[str], arms: list[str], points: list[Part]) -> list[str]:
+    """What of the pilot says less of the planned study, each once."""
+    from mha_ablate.study.ahead import pilot_notes
+
+    if pilot is None:
+        return []
+    told = [pilot_notes(pilot.at(p.point)[0], [*overrides, *p.words], arms) for p in points]
+    return list(dict.fromkeys(note for notes in told for note in notes))
 
 
 def _contrasted(study: StudyConfig, effect: float) -> list[str]:
     """The arms that are compared with the baseline. Raises RequestError for a study that no plan can be made for."""
-    if study.points or study.tune:
-        raise RequestError(
-            f"study={study.name} has several parts, and a plan is made for one: give study.points=null study.tune=null, and "
-            "what is asked at one point, such as model.n_heads=4"
-        )
     if effect < study.margin:
         raise RequestError(
             f"--effect {effect:g} is within the margin of ±{study.margin:g} nats, and so small a difference is called "
@@ -99,14 +182,14 @@ def _contrasted(study: StudyConfig, effect: float) -> list[str]:
     return arms
 
 
-def planned_request(overrides: list[str], pilot: Study | None) -> list[str]:
+def planned_request(overrides: list[str], pilot: Pilot | None) -> list[str]:
     """The pilot's own words, but for its seeds and name, and then the given ones; under a name of its own."""
     given = {word.partition("=")[0] for word in overrides}
     if "study.seeds" in given:
         raise RequestError("study.seeds: `plan` reckons the seeds; leave them out")
-    before = list((pilot.plan or {}).get("request", [])) if pilot else []
+    before = (pilot.request or []) if pilot else []
     kept = [word for word in before if word.partition("=")[0] not in given | {"study.seeds", "name"}]
     if "name" in given:
         return [*kept, *overrides]
-    name = pilot.folder.path.resolve().name if pilot else "study"
+    name = pilot.path.resolve().name if pilot else "study"
     return [*kept, *overrides, f"name={name}_planned"]

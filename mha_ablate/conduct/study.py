@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,15 +87,16 @@ class _Conductor:
             raise RequestError(
                 f"{plan.folder.path} holds a study of several parts, and this one has a single part: give name=NEW_NAME"
             )
+        self._warn(plan.folder.plan_file, plan.departures())
         report = self._run(plan, timed=True)
         return Conducted(plan.folder.path, plan, report, self._failure(), self.remarks)
 
     def _several(self, asked: RunConfig) -> Conducted:
         """Every part is checked before the first one runs."""
         from mha_ablate.report.joint import write_joint
-        from mha_ablate.run.folder import StudyFolder, write_json
+        from mha_ablate.run.folder import StudyFolder
         from mha_ablate.run.lock import locked
-        from mha_ablate.study.parts import SHARED, check_tuning, points_of
+        from mha_ablate.study.parts import SHARED, check_tuning, departures, points_of, write_parts
         from mha_ablate.study.plan import outputs_of
 
         study = asked.study
@@ -111,22 +112,42 @@ class _Conductor:
         if study.tune:
             for point in points:
                 self._grid(point, study.tune.rates, asked.optim.lr)
+        whole = StudyFolder(path)
+        self._warn(whole.parts_file, departures(whole, study) or [w for plan in checked for w in plan.departures()][:1])
         with locked(path):
-            tune = asdict(study.tune) if study.tune else None
-            whole = {"study": study.name, "request": self.overrides, "points": study.point_words, "tune": tune}
-            write_json(StudyFolder(path).parts_file, whole)
+            fixed = write_parts(whole, study, self.overrides)
+            power = None if fixed.get("earlier") else fixed.get("power")
             for number, (point, plan) in enumerate(zip(points, checked, strict=True), start=1):
                 self.observer.part(point.point or study.name, number, len(points))
                 if study.tune is None:
                     self._run(plan, timed=True)
                 else:
-                    self._tune_and_run(path, point, plan, study.tune, asked.optim.lr)
+                    self._tune_and_run(path, point, plan, study.tune, asked.optim.lr, power)
             self.observer.writing()
             report = write_joint(path)
         return Conducted(path, None, report, self._failure(), self.remarks)
 
-    def _tune_and_run(self, path: Path, point: Part, shared: Plan, tune: TuneConfig, usual: float) -> None:
-        """The grid, widened while an optimum lies at its edge; then the study's seeds at the shared rate and at each arm's own."""
+    def _warn(self, file: Path, departures: list[str]) -> None:
+        """Of a plan made ahead that this request departs from: said while it can still be kept."""
+        if departures:
+            self.observer.warning(
+                f"this departs from the plan made ahead in {file} ({'; '.join(departures)}), and the report will call it changed; "
+                "name=NEW_NAME leaves that plan as it is"
+            )
+
+    def _tune_and_run(
+        self,
+        path: Path,
+        point: Part,
+        shared: Plan,
+        tune: TuneConfig,
+        usual: float,
+        power: dict[str, Any] | None,
+    ) -> None:
+        """The grid, widened while an optimum lies at its edge; then the study's seeds at the shared rate and at each arm's own.
+
+        `power` is the reckoning of a plan made ahead: it holds for each arm's own best rate, which is found by a rule fixed there.
+        """
         from mha_ablate.study import parts
         from mha_ablate.study.collect import collect
 
@@ -149,6 +170,8 @@ class _Conductor:
             return
         stage = replace(point, stage=parts.TUNED)
         tuned = self._planned(stage, lambda study: parts.at_best(study, tuning.best))
+        if power and tuned.folder.plan() is None:
+            tuned.write((shared.folder.plan() or {}).get("power"))
         parts.take_over(tuned.cells, shared.folder.path)
         self._run(tuned, timed=False)
 
@@ -181,6 +204,7 @@ class _Conductor:
 
         with locked(plan.folder.path):
             self._train_locked(plan, timed=timed)
+            self.remarks += _more_than_asked(plan)
             self.observer.writing()
             return write_report(plan.folder.path)
 
@@ -265,6 +289,15 @@ def _how_they_began(progress: Progress) -> list[str]:
     anew = [f"{name} ({run['began_anew']})" for name, run in runs.items() if "began_anew" in run]
     found = (("went on where their states were saved", went_on), ("began anew", anew))
     return [f"{len(cells)} cell(s) {how}: {some(cells)}" for how, cells in found if cells]
+
+
+def _more_than_asked(plan: Plan) -> list[str]:
+    """Of seeds that an earlier request left and that take part in the report, though this one did not name them."""
+    lie = set((plan.folder.plan() or {}).get("seeds", []))
+    asked = plan.study.seed_list
+    if lie <= set(asked):
+        return []
+    return [f"{len(asked)} seed(s) were asked for, and the report is over all {len(lie)} that {plan.folder.path} holds"]
 
 
 def _what_is_kept(plans: list[Plan]) -> str:

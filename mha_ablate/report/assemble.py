@@ -18,6 +18,7 @@ from mha_ablate.stats.paired import Paired, paired
 from mha_ablate.stats.power import smallest_effect
 from mha_ablate.stats.verdict import Verdict, decide
 from mha_ablate.study.collect import Run, Study
+from mha_ablate.study.promise import departures
 
 METRIC = "validation loss in nats per token, whole split, at the last step"
 DEFAULT_MARGIN = 0.01
@@ -415,9 +416,7 @@ def _promise_notes(plan: dict[str, Any], contrasts: dict[str, Paired], incomplet
         return []
     notes = []
     if plan.get("earlier"):
-        notes.append(
-            f"the plan was made ahead and changed afterwards (it was {plan['earlier'][-1]}): no longer confirmatory"
-        )
+        notes.append(changed_since(plan))
     seen = {
         arm: smallest_effect(c.sd, c.n, alpha=power["alpha"], power=power["power"])
         for arm, c in contrasts.items()
@@ -436,6 +435,12 @@ def _promise_notes(plan: dict[str, Any], contrasts: dict[str, Paired], incomplet
     told += [f"not for {', '.join(late)}"] if late else []
     told += ["kept"] if not late and not open_yet else []
     return [*notes, f"planned to find {power['effect']:g} nats; {': '.join(told)}"]
+
+
+def changed_since(plan: dict[str, Any]) -> str:
+    """Of a plan made ahead and changed afterwards: what of it."""
+    how = "; ".join(departures(plan))
+    return f"the plan was made ahead and changed afterwards{f' ({how})' if how else ''}: no longer confirmatory"
 
 
 def _provenance(study: Study) -> dict[str, Any]:

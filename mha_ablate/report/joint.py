@@ -11,7 +11,7 @@ from typing import Any
 
 from mha_ablate.cost.freedom import freedom_lost
 from mha_ablate.errors import RequestError
-from mha_ablate.report.assemble import assemble, commits, unfit
+from mha_ablate.report.assemble import assemble, changed_since, commits, unfit
 from mha_ablate.report.joint_page import joint_page
 from mha_ablate.report.joint_plots import joint_figures
 from mha_ablate.report.plots import as_png, as_svg
@@ -93,6 +93,8 @@ def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> 
     report = {
         "study": whole["study"] if whole else name,
         "name": name,
+        "kind": _kind(whole, parts),
+        "plan_hash": whole.get("hash") if whole else None,
         "axis": _axis(parts),
         "parts": parts,
         "tunings": tunings,
@@ -100,9 +102,24 @@ def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> 
     report["one_study"] = bool(whole)
     late = [f"not run yet: {', '.join('/'.join(filter(None, place)) for place in absent)}"] if absent else []
     grids = [note for f, study in studies.items() if _stage(f) == GRID for note in _grid_notes(path, study)]
-    report["notes"] = [*late, *grids, *_notes(report)]
+    report["notes"] = [*late, *_changed_notes(whole), *grids, *_notes(report)]
     report["sentence"] = _sentence(report)
     return report
+
+
+def _kind(whole: dict[str, Any] | None, parts: list[dict[str, Any]]) -> str:
+    """As of a study of one part: `confirmatory` where the whole was planned ahead and neither it nor a part was changed."""
+    if not whole or not whole.get("power"):
+        return "exploratory"
+    kept = not whole.get("earlier") and all(part["kind"] == "confirmatory" for part in parts)
+    return "confirmatory" if kept else "changed"
+
+
+def _changed_notes(whole: dict[str, Any] | None) -> list[str]:
+    """Of a plan made ahead of the whole: what was changed of it."""
+    if not whole or not whole.get("power") or not whole.get("earlier"):
+        return []
+    return [changed_since(whole)]
 
 
 def _absent(whole: dict[str, Any], parts: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -342,6 +359,22 @@ def rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
         for part in report["parts"]
         for arm in part["arms"]
     ]
+
+
+def why_undecided(report: dict[str, Any]) -> str:
+    """Of the contrasts that are undecided: by how much they would have had to differ to be seen. Empty where there are none."""
+    open_yet = [arm for part in report["parts"] for arm in part["arms"][1:] if arm["verdict"] == "undecided"]
+    unfit_arms = sum(
+        not arm["delta"] or arm["delta"]["mde"] is None or arm["delta"]["p_holm"] is None for arm in open_yet
+    )
+    least = [arm["delta"]["mde"] for arm in open_yet if arm["delta"] and arm["delta"]["mde"] is not None]
+    told = []
+    if least:
+        ends = f"{min(least):.2g}" + (f" to {max(least):.2g}" if len(least) > 1 else "")
+        told.append(f"their seeds can detect {ends} nats at best")
+    if unfit_arms:
+        told.append(f"{unfit_arms} of them lack seeds, or are no fair pair")
+    return f"Undecided ({len(open_yet)}): {'; '.join(told)}." if told else ""
 
 
 def fall_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from mha_ablate.report.page import document, notes, shown, table
+from mha_ablate.report.page import document, notes, shown, standing, table
 
 APART = (
     """<p class="quiet">Nats per token over paired seeds, with 95% t intervals. The steps add up to the whole.</p>"""
@@ -14,7 +14,7 @@ APART = (
 
 def joint_page(report: dict[str, Any], figures: list[str], command: str) -> str:
     """The page as HTML. `figures` are SVG texts, `command` what regenerates it. Every text is escaped."""
-    from mha_ablate.report.joint import COLUMNS, TUNING_COLUMNS, fall_rows, rows, tuning_rows
+    from mha_ablate.report.joint import COLUMNS, TUNING_COLUMNS, fall_rows, rows, tuning_rows, why_undecided
 
     tuned = "".join(
         f'<h2>Learning rates {escape(t["point"])}</h2><div class="scroll">{table(TUNING_COLUMNS, tuning_rows(t))}</div>'
@@ -32,13 +32,14 @@ def joint_page(report: dict[str, Any], figures: list[str], command: str) -> str:
     return document(
         report["name"],
         f"""<p class="answer">{escape(report["sentence"])}</p>
+{standing(report) if report["one_study"] else ""}
 {notes(report["notes"])}
 <div class="figures">{"".join(shown(svg, wide=True) for svg in figures)}</div>
 <h2>All arms</h2>
 <div class="scroll words">{table(COLUMNS, rows(report))}</div>
 <p class="quiet">Delta: arm minus the baseline of its own point at the same seed, with its 95% t interval; positive means
 worse. Verdicts are corrected (Holm) for {family}. Freedom lost: the degrees of freedom of
-the OV maps that go with the projection, by algebra.</p>
+the OV maps that go with the projection, by algebra. {escape(why_undecided(report))}</p>
 {apart}
 {tuned}
 <h2>The studies</h2>

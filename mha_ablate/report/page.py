@@ -51,7 +51,7 @@ def page(report: dict[str, Any], study: Study, command: str) -> str:
         report["name"],
         f"""<p class="quiet">{escape(_setting(report))}</p>
 <p class="answer">{escape(report["sentence"])}</p>
-<p class="quiet">{escape(KINDS[report["kind"]])}{_plan(report)}.</p>
+{standing(report)}
 {notes(report["notes"])}
 {_figures(report, study)}
 <h2>Arms</h2>
@@ -239,8 +239,10 @@ def _setting(report: dict[str, Any]) -> str:
     return "; ".join(part for part in (*parts, ", ".join(sizes)) if part)
 
 
-def _plan(report: dict[str, Any]) -> str:
-    return f"; plan <code>{escape(report['plan_hash'])}</code>" if report["kind"] != "exploratory" else ""
+def standing(report: dict[str, Any]) -> str:
+    """Whether the study was planned ahead, and the plan's hash."""
+    plan = f"; plan <code>{escape(report['plan_hash'])}</code>" if report["kind"] != "exploratory" else ""
+    return f'<p class="quiet">{escape(KINDS[report["kind"]])}{plan}.</p>'
 
 
 def table(

@@ -150,6 +150,8 @@ def plan_of(value: Any) -> dict[str, Any]:
     seeds, cells = plan.get("seeds", []), plan.get("cells", {})
     _require(plan, type(seeds) is list and all(map(is_natural, seeds)), "seeds are no whole numbers")
     _require(plan, _is_dict_of(cells, str) and all(map(CELL.fullmatch, cells)), "cells are not ARM/seed=N")
+    if "promised" in plan:
+        plan_of({"hash": "-", **_dict_of(plan["promised"], "promised")})
     return plan
 
 
@@ -158,7 +160,14 @@ def parts_of(value: Any) -> dict[str, Any]:
     parts = _dict_of(plain(value), "it")
     _require(parts, _is_word(parts.get("study")), "study is no text")
     points = _dict_of(parts.get("points"), "points")
-    return _require(parts, all(_is_list_of(words, str) for words in points.values()), "points are no lists of words")
+    _require(parts, all(_is_list_of(words, str) for words in points.values()), "points are no lists of words")
+    _require(parts, _is_word(parts.get("hash", "-")), "hash is no text")
+    for key in ("earlier", "request"):
+        _require(parts, _is_list_of(parts.get(key, []), str), f"{key} is no list of texts")
+    _require_power(_dict_of(parts.get("power") or {}, "power"))
+    if "promised" in parts:
+        parts_of(_dict_of(parts["promised"], "promised"))
+    return parts
 
 
 def sweep_of(value: Any) -> dict[str, Any]:

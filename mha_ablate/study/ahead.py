@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import statistics
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from mha_ablate.config.flat import flat
 from mha_ablate.errors import RequestError
+from mha_ablate.run.folder import StudyFolder
 from mha_ablate.stats import power as of_t
 from mha_ablate.stats.paired import paired
 from mha_ablate.stats.verdict import ALPHA, ENOUGH_SEEDS
-from mha_ablate.study.collect import Run, Study
+from mha_ablate.study.collect import Run, Study, collect
+from mha_ablate.study.parts import SHARED, TUNED
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Reckoning:
     effect: float
     power: float
     margin: float
-    needs: dict[str, Need]
+    needs: dict[str, Need]  # by arm, or by point and arm
 
     @property
     def alpha(self) -> float:
@@ -66,9 +69,14 @@ class Reckoning:
             )
         return max(ENOUGH_SEEDS, *(n for n in wanted if n is not None))
 
-    def to_json(self) -> dict[str, Any]:
-        """As plan.json holds it."""
-        contrasts = {arm: need.to_json() for arm, need in self.needs.items()}
+    def to_json(self, point: str = "") -> dict[str, Any]:
+        """As plan.json holds it: the contrasts of one point, or as parts.json does: all of them."""
+        chosen = {
+            contrast.removeprefix(f"{point} ") if point else contrast: need
+            for contrast, need in self.needs.items()
+            if not point or contrast.startswith(f"{point} ")
+        }
+        contrasts = {arm: need.to_json() for arm, need in chosen.items()}
         return {"effect": self.effect, "power": self.power, "alpha": self.alpha, "contrasts": contrasts}
 
 
@@ -84,6 +92,55 @@ def reckon(spreads: dict[str, Spread], *, effect: float, power: float, margin: f
         for arm, spread in spreads.items()
     }
     return Reckoning(effect, power, margin, needs)
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """A study that has run and that another one is planned from: of one part, or of several points and stages of tuning."""
+
+    path: Path
+    request: list[str] | None  # the words that it was asked for with
+    parts: dict[
+        str, list[Study]
+    ]  # what ran at each point, at the shared rate and at each arm's own; one without a name
+
+    @property
+    def first_fresh_seed(self) -> int:
+        """Above all that it was judged by."""
+        return (
+            max((run.seed for studies in self.parts.values() for study in studies for run in study.runs), default=-1)
+            + 1
+        )
+
+    def at(self, point: str) -> list[Study]:
+        """What it says of a point: what ran there, or else its only part. Raises RequestError where it has other points."""
+        found = self.parts.get(point) or self.parts.get("")
+        if not found:
+            raise RequestError(
+                f"{self.path} has run at {', '.join(self.parts)} and not at {point or 'one point'}: give a pilot that has, or --sd"
+            )
+        return found
+
+    def spreads(self, point: str, baseline: str, arms: list[str]) -> dict[str, Spread]:
+        """The widest spread of each arm's differences at a point, over the stages. Raises RequestError as `spreads_of` does."""
+        stages = [spreads_of(study, baseline, arms) for study in self.at(point)]
+        return {arm: max((found[arm] for found in stages), key=lambda spread: spread.planned) for arm in arms}
+
+
+def pilot_of(path: Path) -> Pilot:
+    """Read a pilot. Raises RequestError where there is none."""
+    folder = StudyFolder(path)
+    whole = folder.parts()
+    if whole is None:
+        study = collect(path)
+        return Pilot(path, list(study.plan.get("request", [])) if study.plan else None, {"": [study]})
+    stages = (SHARED, TUNED) if whole.get("tune") else ("",)
+    places = {point: [path / point / stage for stage in stages] for point in whole["points"] or [""]}
+    parts = {
+        point: [collect(there) for there in folders if any(there.rglob("run.json"))]
+        for point, folders in places.items()
+    }
+    return Pilot(path, list(whole.get("request", [])), {point: found for point, found in parts.items() if found})
 
 
 def spreads_of(pilot: Study, baseline: str, arms: list[str]) -> dict[str, Spread]:

@@ -8,6 +8,7 @@ with it, and a launcher that breaks down is given the rest again.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import re
@@ -40,8 +41,22 @@ GRACE = 10.0  # seconds in which the processes of a launcher that broke down let
 
 
 @contextlib.contextmanager
-def _quiet_trackers() -> Iterator[None]:
-    """Processes started inside do not warn of the semaphores of workers that were killed."""
+def _quiet_trackers(config: DictConfig) -> Iterator[None]:
+    """What cleans up after joblib's workers does so in silence: of killed ones it warns, and at times shows a traceback of its own.
+
+    It is a process of its own, and takes its standard error over from here.
+    """
+    if "joblib" in str(config.hydra.launcher.get("_target_")):
+        tracker = importlib.import_module("joblib.externals.loky.backend.resource_tracker")
+        kept = os.dup(2)
+        try:
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, 2)
+            os.close(nothing)
+            tracker.ensure_running()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
     before = os.environ.get("PYTHONWARNINGS")
     os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, "ignore:resource_tracker:UserWarning"]))
     try:
@@ -291,7 +306,7 @@ class Launching:
         for cell in cells:
             self.seen[key_of(cell)] = _Seen(_written(cell.folder))
         # What a lost job says for itself is asked inside too: outside, submitit would wait for it without end.
-        with heard_jobs() as jobs, _quiet_trackers():
+        with heard_jobs() as jobs, _quiet_trackers(self.config):
             self.jobs = jobs
             threading.Thread(target=self._note_jobs, args=(cells, jobs), daemon=True).start()
             returned, broken = self._launched(cells)

@@ -23,6 +23,9 @@ class Observer:
     def timing(self, done: int, total: int) -> None:
         """Step times are being measured: so many turns of all."""
 
+    def warning(self, what: str) -> None:
+        """Something to know before the training begins."""
+
     def part(self, name: str, number: int, of: int) -> None:
         """A study of several parts comes to one of them, the `number`-th from 1."""
 

@@ -9,20 +9,22 @@ Each part is a whole study with a folder of its own. What was tuned is read from
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import statistics
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mha_ablate.config.schema import STAGES_OF_TUNING, StudyConfig, TuneConfig
 from mha_ablate.config.sweep import shown_rate
 from mha_ablate.errors import RequestError, RunFailed
-from mha_ablate.run.folder import RunFolder, write_json
+from mha_ablate.run.folder import RunFolder, StudyFolder, write_json
 from mha_ablate.study.cell import Cell
 from mha_ablate.study.collect import Study
+from mha_ablate.study.promise import changes, headed
 
 GRID, SHARED, TUNED = STAGES_OF_TUNING
 STABLE = 0.1  # nats: a rate at which an arm ends this close to its best counts as one that it trains at
@@ -45,6 +47,38 @@ class Part:
 def points_of(study: StudyConfig) -> list[Part]:
     """The study's points; one without a name where it has none."""
     return [Part(point, tuple(words)) for point, words in study.point_words.items()] or [Part()]
+
+
+def write_parts(
+    folder: StudyFolder, study: StudyConfig, request: list[str], power: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Write parts.json, and return it: points, tuning, arms and seeds of the whole. `power` as in `Plan.write`."""
+    before = {} if power else folder.parts() or {}
+    if (whole := headed(_merged(study, before), before, request=request, power=power)) is None:
+        return before
+    write_json(folder.parts_file, whole)
+    return whole
+
+
+def departures(folder: StudyFolder, study: StudyConfig) -> list[str]:
+    """What the whole would have otherwise than a plan made ahead of it has, in words."""
+    before = folder.parts() or {}
+    promised = before.get("promised")
+    return [] if promised is None else changes(promised, _merged(study, before))
+
+
+def _merged(study: StudyConfig, before: dict[str, Any]) -> dict[str, Any]:
+    """What the request fixes, and of a promise what the request leaves out."""
+    promised = before.get("promised", {})
+    return {
+        "study": study.name,
+        "baseline": study.baseline,
+        "margin": study.margin,
+        "seeds": sorted({*promised.get("seeds", []), *study.seed_list}),
+        "arms": {**promised.get("arms", {}), **{arm: list(study.arms[arm]) for arm in study.chosen}},
+        "points": {**promised.get("points", {}), **{point: list(words) for point, words in study.point_words.items()}},
+        "tune": None if study.tune is None else json.loads(json.dumps(asdict(study.tune))),
+    }
 
 
 def arm_at(arm: str, rate: float) -> str:

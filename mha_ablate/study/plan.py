@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +17,7 @@ from mha_ablate.data.text import Watch, unwatched
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import FINISHED, StudyFolder, write_json
 from mha_ablate.study.cell import Cell
+from mha_ablate.study.promise import changes, headed
 
 NOT_AN_ARMS = ("seed", "data_seed", "study", "outputs", "name", "data", "tokenizer")
 
@@ -29,7 +27,8 @@ class Plan:
     """A study that is ready to run."""
 
     study: StudyConfig
-    folder: StudyFolder
+    root: StudyFolder  # of the whole study
+    folder: StudyFolder  # of this part of it: the same where it has one part
     arms: dict[str, RunConfig]
     cells: list[Cell]
     corpus: Corpus
@@ -58,22 +57,38 @@ class Plan:
     def write(self, power: dict[str, Any] | None = None) -> None:
         """Write plan.json. Arms that an earlier plan of this folder held stay in it, and count as planned contrasts.
 
-        `power` is the reckoning that a plan made ahead of its study rests on: what it is confirmatory by. A plan that differs
-        from the one before keeps the older hashes under `earlier`, and that reckoning. A plan made ahead replaces one of which
-        nothing has run: there was nothing yet that could have been seen.
+        `power` is the reckoning that a plan made ahead of its study rests on: what it is confirmatory by. A plan made ahead
+        replaces one of which nothing has run: there was nothing yet that could have been seen.
         """
         before = {} if power and not self.folder.runs() else self.folder.plan() or {}
+        plan = headed(self._merged(before), before, request=self.request, power=power)
+        if plan is not None:
+            write_json(self.folder.plan_file, plan)
+
+    def departures(self) -> list[str]:
+        """What this plan would change of one that was made ahead, in words."""
+        before = self.folder.plan() or {}
+        promised = before.get("promised")
+        return [] if promised is None else changes(promised, self._merged(before))
+
+    def _merged(self, before: dict[str, Any]) -> dict[str, Any]:
+        """With what still counts of the plan before: all of it, but for what was added to a promise and never begun."""
         plan = self.to_json()
-        for key in ("arms", "cells", "waterfall", "copies"):
-            plan[key] = {**before.get(key, {}), **plan[key]}
-        plan["seeds"] = sorted({*before.get("seeds", []), *plan["seeds"]})
-        digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
-        if before.get("hash") == digest and power is None:
-            return
-        earlier = [*before.get("earlier", []), *([before["hash"]] if before.get("hash", digest) != digest else [])]
-        head = {"hash": digest, "written": time.time(), "earlier": earlier, "request": self.request}
-        head |= {"power": kept} if (kept := power or before.get("power")) else {}
-        write_json(self.folder.plan_file, {**head, **plan})
+        cells: dict[str, str] = before.get("cells", {})
+        if (promised := before.get("promised")) is not None:
+            cells = {name: was for name, was in cells.items() if name in promised.get("cells", {}) or self._begun(name)}
+        arms = {name.rpartition("/")[0] for name in cells}
+        plan["cells"] = {**cells, **plan["cells"]}
+        plan["arms"] = {**{arm: words for arm, words in before.get("arms", {}).items() if arm in arms}, **plan["arms"]}
+        plan["seeds"] = sorted({int(name.rpartition("=")[2]) for name in plan["cells"]})
+        for key in ("waterfall", "copies"):
+            kept = {name: pair for name, pair in before.get(key, {}).items() if set(pair) <= plan["arms"].keys()}
+            plan[key] = {**kept, **plan[key]}
+        return plan
+
+    def _begun(self, cell: str) -> bool:
+        arm, _, seed = cell.rpartition("/seed=")
+        return self.folder.run(arm, int(seed)).run_file.exists()
 
 
 def make_plan(
@@ -99,7 +114,8 @@ def make_plan(
     study = shape(study)
     arms = _compose_arms(overrides, study, config_dir)
     name = base.config.name or study.name
-    folder = StudyFolder(outputs_of(base.config) / name / below)
+    root = StudyFolder(outputs_of(base.config) / name)
+    folder = StudyFolder(root.path / below)
     if not _seems_finished(folder, study):
         while_checking()
 
@@ -133,7 +149,7 @@ def make_plan(
         cell.check_arm()
     for cell in cells:
         cell.check_folder()
-    return Plan(study, folder, configs, cells, corpus, overrides)
+    return Plan(study, root, folder, configs, cells, corpus, overrides)
 
 
 def _seems_finished(folder: StudyFolder, study: StudyConfig) -> bool:

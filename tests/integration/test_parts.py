@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mha_ablate.study.plan import make_plan
 from tests.conftest import Cli
 from tests.integration.process import interrupt, start, states, wait_for
 
@@ -155,8 +156,7 @@ def test_a_plan_made_ahead_is_confirmatory_until_it_is_changed(cli: Cli, small: 
         (["--sd", "0.1", "study.arms=[dense]"], "besides the baseline"),
         (["--sd", "100", "--effect", "1e-4", "study.margin=1e-5"], "ask for a larger effect"),
         (["--sd", "0.1", "--effect", "0.009"], "within the margin of ±0.01 nats"),
-        (["--sd", "0.1", "study=heads"], "study.points=null"),
-        (["--sd", "0.1", "study=lr_fair"], "study.tune=null"),
+        (["--sd", "0.1", "study=lr_fair", "study.tune.rates=[1e-3]"], "three rates"),
         (["--sd", "0.1", "--workers", "0"], "workers=0 (--workers) is out of range"),
     ],
 )
@@ -195,3 +195,71 @@ def test_one_part_and_several_do_not_share_a_folder(cli: Cli, small: list[str], 
     assert (done.code, done.err.count("\n")) == (2, 1), done.err
     assert "holds a study of several parts" in done.err
     assert not list((tmp_path / "outputs/x").rglob("run.json"))
+
+
+def test_several_points_and_their_rates_are_planned_ahead_as_one(cli: Cli, small: list[str], tmp_path: Path) -> None:
+    few = [w for w in small if not w.startswith("model.n_heads")]
+    tuned = ["study=lr_fair", "study.arms=[dense,none]", "study.points=[model.n_heads=1,model.n_heads=2]"]
+    tune = "study.tune={rates: [1e-3,3e-3,9e-3], seeds: [3], widen: 0}"
+    made = cli("plan", *few, *tuned, tune, "optim.lr=3e-3", "--sd", "0.01", "--effect", "1", "name=x", "--json")
+    assert made.code == 0, made.err
+    assert made.json["seeds"] == [0, 1, 2, 4, 5, 6, 7, 8], "seed 3 tunes, and judges nothing"
+    assert set(made.json["contrasts"]) == {"n_heads=1 none", "n_heads=2 none"}
+    assert made.json["alpha"] == 0.025
+    assert made.json["cells"] == 2 * (2 * 2 * 8 + 2 * 3), "both stages and the grid, at both points"
+    folder = tmp_path / "outputs/x"
+    assert made.json["plan"] == str(folder / "parts.json")
+    assert not list(folder.rglob("run.json"))
+    request = json.loads((folder / "parts.json").read_text())["request"]
+    done = cli("compare", *request, "--workers", "2", "--json")
+    assert done.code == 0, done.err
+    assert "departs" not in done.err
+    assert (done.json["kind"], done.json["plan_hash"]) == ("confirmatory", made.json["hash"])
+    assert {part["kind"] for part in done.json["parts"]} == {"confirmatory"}
+    stages = [(part["point"], part["stage"]) for part in done.json["parts"]]
+    assert stages == [(f"n_heads={h}", stage) for stage in ("shared", "tuned") for h in (1, 2)]
+    wider = [w.replace("9e-3]", "9e-3,2e-2]") for w in request]
+    changed = cli("compare", *wider, "--workers", "2")
+    assert changed.code == 0, changed.err
+    assert "departs from the plan made ahead" in changed.err
+    assert "(tune)" in changed.err
+    report = cli("report", str(folder), "--json").json
+    assert report["kind"] == "changed"
+    assert any("changed afterwards (tune)" in note for note in report["notes"])
+    assert cli("compare", *request, "--workers", "2", "--json").json["kind"] == "confirmatory"
+
+
+def test_a_plan_that_was_left_and_of_which_nothing_else_ran_is_taken_up_again(tmp_path: Path) -> None:
+    arms = ["study.arms=[dense,none]", *SMALL_TEXT, f"outputs={tmp_path}"]
+    plan = make_plan([*arms, "study.seeds=[0,1]", "name=x"])
+    plan.write({"effect": 1.0, "power": 0.8, "alpha": 0.05, "contrasts": {"none": {}}})
+    promised = plan.folder.plan()
+    assert promised is not None
+    assert plan.departures() == []
+    more = make_plan(
+        [*arms, "study.arms.loud=[fc_out=none,attention.branch_scale=2.0]", "study.arms=[dense,none,loud]", "name=x"]
+    )
+    [*_, added] = more.departures()
+    assert more.departures() == ["seed added: 2, 3, 4", "arm added: loud"], added
+    more.write()
+    left = plan.folder.plan()
+    assert left is not None
+    assert (left["earlier"], left["power"]["effect"]) == ([promised["hash"]], 1.0)
+    plan.write()
+    again = plan.folder.plan()
+    assert again is not None
+    assert (again["hash"], again["earlier"], list(again["arms"])) == (promised["hash"], [], ["dense", "none"])
+    plan.folder.run("loud", 0).path.mkdir(parents=True)
+    more.write()
+    plan.folder.run("loud", 0).run_file.write_text("{}")
+    plan.write()
+    begun = plan.folder.plan()
+    assert begun is not None
+    assert begun["earlier"]
+    assert list(begun["cells"]) == [*promised["cells"], "loud/seed=0"]
+
+
+def test_seeds_that_lie_there_and_were_not_asked_for_are_told(cli: Cli, small: list[str]) -> None:
+    arms = [*small, "study.arms=[dense,none]", "--workers", "2"]
+    assert "asked for" not in cli("compare", *arms, "study.seeds=3").err
+    assert "2 seed(s) were asked for, and the report is over all 3" in cli("compare", *arms, "study.seeds=2").err

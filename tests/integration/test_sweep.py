@@ -247,7 +247,7 @@ def test_ctrl_c_ends_it_at_once_and_says_how_to_go_on(text: Path, tmp_path: Path
     out, err = sweeping.communicate(timeout=60)
     assert sweeping.returncode == 130
     assert out == ""
-    assert "0 of 4 cells are finished and kept; to go on: mha-ablate sweep" in err.splitlines()[-1]
+    assert "0 of 4 cells are finished and kept; to go on: mha-ablate sweep" in err.splitlines()[-1], err
     owners = [f.read()["owner"]["pid"] for f in runs(tmp_path)]
     wait_for(lambda: not any(Path(f"/proc/{pid}/stat").exists() for pid in owners), 20)
 

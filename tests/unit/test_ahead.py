@@ -11,7 +11,7 @@ from mha_ablate.conduct.ahead import planned_request
 from mha_ablate.errors import RequestError
 from mha_ablate.report.assemble import assemble
 from mha_ablate.stats.power import power_of, smallest_effect, upper_sd
-from mha_ablate.study.ahead import Spread, pilot_notes, reckon, seconds_a_cell, spreads_of
+from mha_ablate.study.ahead import Spread, pilot_notes, pilot_of, reckon, seconds_a_cell, spreads_of
 from mha_ablate.study.collect import collect
 from tests.synthetic import write_study
 
@@ -117,7 +117,7 @@ def test_a_plan_takes_over_the_pilots_words(tmp_path: Path) -> None:
     plan = json.loads((path / "plan.json").read_text())
     plan["request"] = ["optim.lr=1e-3", "study.seeds=2", "name=pilot", "trainer.steps=9"]
     (path / "plan.json").write_text(json.dumps(plan))
-    pilot = collect(path)
+    pilot = pilot_of(path)
     assert planned_request([], pilot) == ["optim.lr=1e-3", "trainer.steps=9", "name=pilot_planned"]
     assert planned_request(["trainer.steps=5", "name=x"], pilot) == ["optim.lr=1e-3", "trainer.steps=5", "name=x"]
     with pytest.raises(RequestError, match="leave them out"):
