@@ -259,8 +259,10 @@ def from_plain(plain: dict[Any, Any]) -> RunConfig:
         merged = OmegaConf.merge(schema, _literal_strings(plain))
         missing = OmegaConf.missing_keys(merged)
         if missing:
+            keys = sorted(missing)
+            has, it = ("has", "one") if len(keys) == 1 else ("have", "them")
             raise RequestError(
-                f"{min(missing)} has no value: give one, write null where there is none, or remove what deletes it"
+                f"{', '.join(keys)} {has} no value: give {it}, write null where there is none, or remove what deletes it"
             )
         config = OmegaConf.to_object(merged)
     except RequestError:
@@ -311,7 +313,8 @@ def explained(error: Exception) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options is not None:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         options = sorted(o for o in error.options if o)
-        return f"{group}={name}: no such choice{nearest(name, options)}; {group} is one of {', '.join(options)}"
+        hint = nearest(name, options) or "; --config-dir DIR adds choices of your own"
+        return f"{group}={name}: no such choice{hint}; {group} is one of {', '.join(options)}"
     if isinstance(error.__cause__, RequestError):
         return str(error.__cause__)
     chain = [e for e in (error, error.__cause__) if isinstance(e, OmegaConfBaseException)]

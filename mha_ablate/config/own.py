@@ -36,9 +36,13 @@ def checked(folder: Path) -> Path:
 def with_place(message: str, words: list[str], folder: Path | None) -> str:
     """The message, after the file and line that it is about where one of the user's own files set the key and no word did."""
     named = re.match(r"(?:unknown key ')?(?P<key>[\w./]+)(?:=(?P<value>[\w.-]+))?", message)
+    if folder is None and named is not None and any(word.startswith(f"+{named['key']}=") for word in words):
+        return f"{message}; a group of your own comes with --config-dir DIR"
     if folder is None or named is None:
         return message
     key, value = named["key"], named["value"] or ""
+    if " no value" in message:
+        return _lacking(message, key.partition(".")[0], words, folder)
     if any(word.lstrip("+~").startswith((f"{key}=", f"{key}.")) for word in words):
         return message
     wanted = re.compile(rf"(^|[\s{{,/]){re.escape(re.split('[./]', key)[-1])}\s*:.*{re.escape(value)}")
@@ -47,6 +51,13 @@ def with_place(message: str, words: list[str], folder: Path | None) -> str:
             if wanted.search(line) and not line.lstrip().startswith("#"):
                 return f"{file}, line {number}: {message}"
     return message
+
+
+def _lacking(message: str, group: str, words: list[str], folder: Path) -> str:
+    """The message, after the chosen file of a group that lacks keys."""
+    chosen = [word.partition("=")[2] for word in words if word.partition("=")[0].lstrip("+") == group]
+    file = folder / group / f"{chosen[-1] if chosen else ''}.yaml"
+    return f"{file}: {message}" if file.is_file() else message
 
 
 def _example(folder: Path) -> Path:

@@ -52,9 +52,14 @@ def points_of(study: StudyConfig) -> list[Part]:
 def write_parts(
     folder: StudyFolder, study: StudyConfig, request: list[str], power: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Write parts.json, and return it: points, tuning, arms and seeds of the whole. `power` as in `Plan.write`."""
+    """Write parts.json, and return it: points, tuning, arms and seeds of the whole. `power` as in `Plan.write`.
+
+    Tuning in another way than was planned cannot be taken back: its rates lie in the grid, and take part.
+    """
     before = {} if power else folder.parts() or {}
-    if (whole := headed(_merged(study, before), before, request=request, power=power)) is None:
+    now = _merged(study, before)
+    final = bool(before.get("earlier")) and before.get("tune") != now["tune"]
+    if (whole := headed(now, before, request=request, power=power, final=final)) is None:
         return before
     write_json(folder.parts_file, whole)
     return whole

@@ -23,18 +23,24 @@ def digest_of(content: dict[str, Any]) -> str:
 
 
 def headed(
-    content: dict[str, Any], before: dict[str, Any], *, request: list[str], power: dict[str, Any] | None
+    content: dict[str, Any],
+    before: dict[str, Any],
+    *,
+    request: list[str],
+    power: dict[str, Any] | None,
+    final: bool = False,
 ) -> dict[str, Any] | None:
     """The plan as it is written: `{hash, written, earlier, request[, power, promised], **content}`; None where it stands as it is.
 
     With `power`, the reckoning that it rests on, the content is a promise and kept as `promised`. A plan that differs from the one
-    `before` lists that one's hash under `earlier`, until it is what was promised again.
+    `before` lists that one's hash under `earlier`, until it is what was promised again; for good where a change is `final`.
     """
+    final = final or bool(before.get("final"))
     digest = digest_of(content)
     if before.get("hash") == digest and power is None:
         return None
     promised = content if power else before.get("promised")
-    as_promised = promised is not None and digest_of(promised) == digest
+    as_promised = promised is not None and digest_of(promised) == digest and not final
     passed = [before["hash"]] if before.get("hash", digest) != digest else []
     head: dict[str, Any] = {
         "hash": digest,
@@ -44,6 +50,7 @@ def headed(
     }
     head |= {"power": kept} if (kept := power or before.get("power")) else {}
     head |= {"promised": promised} if promised else {}
+    head |= {"final": True} if final else {}
     return {**head, **content}
 
 

@@ -114,3 +114,21 @@ def test_a_class_that_nobody_registers_is_refused_by_list_and_never_imported(cli
     own = put(tmp_path, "fc_out/mine.yaml", "_target_: os.system\n")
     for words in (["list"], ["train", "fc_out=mine"]):
         refused(cli(*words, "--config-dir", str(own)), "os.system", "mha_ablate.fc_out")
+
+
+def test_a_file_of_ones_own_that_lacks_keys_is_named_with_all_of_them(cli: Cli, tmp_path: Path) -> None:
+    own = put(tmp_path / "own", "study/mine.yaml", "name: mine\nbaseline: dense\narms: {dense: [fc_out=dense]}\n")
+    said = cli("compare", "study=mine", "--config-dir", str(own))
+    refused(said, f"{own / 'study/mine.yaml'}: study.margin, study.pick, study.seeds have no value: give them")
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "said"),
+    [
+        ("train", ["fc_out=mine"], "--config-dir DIR adds choices of your own"),
+        ("compare", ["study=my_heads"], "--config-dir DIR adds choices of your own"),
+        ("sweep", ["+experiment=mine"], "a group of your own comes with --config-dir DIR"),
+    ],
+)
+def test_whoever_forgot_the_folder_is_told_of_it(command: str, words: list[str], said: str, cli: Cli) -> None:
+    refused(cli(command, *words), said)
