@@ -126,7 +126,7 @@ def test_a_file_of_ones_own_that_lacks_keys_is_named_with_all_of_them(cli: Cli, 
     ("command", "words", "said"),
     [
         ("train", ["fc_out=mine"], "--config-dir DIR adds choices of your own"),
-        ("compare", ["study=my_heads"], "--config-dir DIR adds choices of your own"),
+        ("compare", ["study=mine"], "--config-dir DIR adds choices of your own"),
         ("sweep", ["+experiment=mine"], "a group of your own comes with --config-dir DIR"),
     ],
 )
