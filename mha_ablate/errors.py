@@ -44,6 +44,11 @@ NO_MEMORY = re.compile(
     re.IGNORECASE,
 )
 
+OUT_OF_TIME = (
+    "its job reached the time limit, and may not be requeued again",
+    "give it hydra.launcher.timeout_min=MINUTES, or a hydra.launcher.max_num_timeout; it goes on where its state was saved",
+)
+
 
 def hides_interrupt(error: BaseException | None) -> bool:
     """Whether an error arose while a KeyboardInterrupt was on its way, as in the clean-up of a library."""
@@ -73,7 +78,16 @@ def machine_trouble(error: BaseException) -> tuple[str, str] | None:
         return what + (f" ({trouble.filename})" if trouble.filename else ""), advice
     if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM or _says_no_memory(error):
         return "the memory is not enough", "take a smaller model, context or trainer.batch_size, or fewer --workers"
-    return None
+    return OUT_OF_TIME if _is_out_of_time(error) else None
+
+
+def _is_out_of_time(error: BaseException | None) -> bool:
+    """Whether submitit ended the job: it raises where a signal meets the code, and whoever runs there may wrap that."""
+    while error is not None:
+        if type(error).__name__ == "UncompletedJobError":
+            return True
+        error = error.__cause__ or getattr(error, "inner_exception", None) or error.__context__
+    return False
 
 
 def _says_no_memory(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mha_ablate.config.bridge import readable
-from mha_ablate.errors import RequestError, RunFailed, in_a_line
+from mha_ablate.errors import OUT_OF_TIME, RequestError, RunFailed, in_a_line
 from mha_ablate.run.folder import FINISHED, RunFolder, StudyFolder, read_json, write_json
 from mha_ablate.run.lock import is_locked
 from mha_ablate.study import slurm
@@ -423,7 +423,11 @@ def _why(broken: Exception | None, job: Any) -> str:
     if job is None and broken is not None:
         codes = re.search(r"exit codes of the workers are \{(.*?)\}", str(broken))  # joblib's
         return f"its process was killed ({codes[1]})" if codes else in_a_line(broken)[:300]
-    return f"{where} ended without a word (killed?)" + (f": {last[:200]}" if last else "")
+    how = slurm.ended_as(job.job_id) if job is not None and where != "its process" else None
+    if how == "TIMEOUT":
+        return f"{where}: {': '.join(OUT_OF_TIME)}"
+    ended = "ended without a word (killed?)" if how in (None, "COMPLETED", "FAILED") else f"ended as {how}"
+    return f"{where} {ended}" + (f": {last[:200]}" if last else "")
 
 
 def _error_of(returned: Any) -> str | None:

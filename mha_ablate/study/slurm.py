@@ -26,6 +26,17 @@ def queue() -> dict[str, str] | None:
     return {job: state for job, _, state in (line.strip().partition("|") for line in done.stdout.splitlines()) if job}
 
 
+def ended_as(job: str) -> str | None:
+    """How a job ended, such as TIMEOUT; None where the controller does not remember (it does for some minutes)."""
+    command = ["squeue", "--noheader", "--states=all", "--format", "%T", "--jobs", job]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    state = done.stdout.strip().partition("\n")[0]
+    return state if done.returncode == 0 and state in ENDED else None
+
+
 class Queue:
     """The queue over time. One that does not answer is taken to be as it was, for ten minutes; without `squeue` it is empty."""
 

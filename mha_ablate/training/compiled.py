@@ -71,7 +71,39 @@ def compiled_loss(model: GPT, cache: Path) -> Callable[..., Tensor]:
     if os.environ.get("TORCHINDUCTOR_CACHE_DIR", default_cache_dir()) == default_cache_dir():
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     torch._dynamo.config.recompile_limit = RECOMPILATIONS
+    remove_torn(Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]))
     return torch.compile(model.loss, dynamic=False)
+
+
+def remove_torn(cache: Path) -> None:
+    """Remove libraries that a killed compiler left behind: torch takes what lies under the name of a library to be one.
+
+    One that another process is making is not touched: torch holds its lock meanwhile.
+    """
+    from torch.utils._filelock import FileLock
+
+    for library in cache.glob("*/*.so"):
+        if _is_whole(library):
+            continue
+        try:
+            with FileLock(str(cache / "locks" / f"{library.name.partition('.')[0]}.lock"), timeout=0):
+                if not _is_whole(library):
+                    library.unlink(missing_ok=True)
+        except OSError:  # a timeout among them
+            continue
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether the linker came to its end, as far as can be seen: an ELF file ends with its section headers, written last."""
+    try:
+        with library.open("rb") as file:
+            head, size = file.read(64), os.fstat(file.fileno()).st_size
+    except OSError:
+        return True
+    if not head.startswith(b"\x7fELF\x02\x01"):  # 64 bits, little endian
+        return bool(head.strip(b"\0"))
+    start, each, count = (int.from_bytes(head[a:b], "little") for a, b in ((40, 48), (58, 60), (60, 62)))
+    return len(head) == 64 and 0 < start <= start + each * count <= size
 
 
 def forget() -> None:

@@ -119,3 +119,8 @@ def test_the_words_for_what_this_machine_refuses() -> None:
     assert machine_trouble(PermissionError(errno.EACCES, "of a socket")) is None
     assert machine_trouble(ValueError("out of memory")) is None
     assert in_a_line(ValueError("two\nlines")) == "ValueError: two lines"
+    limit = RuntimeError("a compiler was at work")
+    limit.__context__ = type("UncompletedJobError", (RuntimeError,), {})(
+        "Job not requeued because: timed-out too many times."
+    )
+    assert in_a_line(limit).startswith("its job reached the time limit, and may not be requeued again: give it")

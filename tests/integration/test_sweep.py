@@ -4,85 +4,35 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import signal
-import socket
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from mha_ablate.run.folder import RunFolder
 from tests.conftest import SMALL, Cli
-from tests.integration.process import COMMAND, wait_for
+from tests.integration.process import wait_for
+from tests.integration.sweeping import (
+    CELLS,
+    HOOK,
+    assert_equal,
+    fails_and_is_killed,
+    goes_on_without_its_parent,
+    runs,
+    started,
+    states,
+    sweep,
+    words_of,
+    write_text,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-HOOK = ROOT / "scripts" / "reliability" / "hook"
-GRID = ["fc_out=dense,none", "seed=0,1"]
-CELLS = {"dense/seed=0", "dense/seed=1", "none/seed=0", "none/seed=1"}
-STEPS = [*SMALL, "trainer.save_every_s=0"]
-
-LAUNCHERS = [
-    "basic",
-    "joblib",
-    "submitit_local",
-    pytest.param("submitit_slurm", marks=pytest.mark.slurm),
-]
+LAUNCHERS = ["basic", "joblib", "submitit_local"]
 
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("text") / "text.txt"
-    file.write_text("the cat sat on the mat and the dog ran after it. " * 60, encoding="utf-8")
-    return file
-
-
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A Slurm of two nodes on this machine."""
-    if os.environ.get("MHA_ABLATE_SLURM") != "1":
-        pytest.skip("MHA_ABLATE_SLURM=1 in front of the tests brings up a Slurm on this machine")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = min(probe.getsockname()[1], 65000)
-    # Not below tmp_path: the path of a Unix socket is short.
-    place = Path("/tmp") / f"mha_ablate-slurm-{os.getpid()}"
-    own = {"SLURM_LOCAL": str(place), "SLURM_LOCAL_PORT": str(port)}
-    up = [str(ROOT / "scripts" / "slurm_local"), "up", "--nodes", "2"]
-    done = subprocess.run(up, env=os.environ | own, capture_output=True, text=True, timeout=90, check=False)
-    if done.returncode == 3:
-        pytest.skip(done.stderr.strip())
-    try:
-        assert done.returncode == 0, done.stderr
-        yield {"SLURM_CONF": f"{place}/slurm.conf"}
-    finally:
-        subprocess.run([up[0], "down"], env=os.environ | own, check=True, capture_output=True)
-
-
-@pytest.fixture
-def environment(request: pytest.FixtureRequest) -> dict[str, str]:
-    """What a launcher needs around it."""
-    wanted = "launcher" in request.fixturenames and request.getfixturevalue("launcher") == "submitit_slurm"
-    return request.getfixturevalue("slurm") if wanted else {}
-
-
-def sweep(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, "sweep", *words, "--quiet"],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        env=os.environ | environment,
-    )
-
-
-def words_of(text: Path, outputs: Path, *more: str) -> list[str]:
-    return [*GRID, *STEPS, "data=text", f"data.path={text}", f"outputs={outputs}", *more]
+    return write_text(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")
@@ -91,27 +41,6 @@ def reference(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     said = sweep(*words_of(text, outputs))
     assert said.returncode == 0, said.stderr
     return outputs / "sweep"
-
-
-def assert_equal(folder: Path, reference: Path) -> None:
-    """Every cell is there, with the same losses and the same weights, bit for bit."""
-    assert {f.path.relative_to(folder).as_posix() for f in runs(folder)} == CELLS
-    for name in CELLS:
-        one, other = RunFolder(folder / name), RunFolder(reference / name)
-        assert losses(one) == losses(other)
-        assert one.last_file.read_bytes() == other.last_file.read_bytes()
-
-
-def runs(folder: Path) -> list[RunFolder]:
-    return [RunFolder(file.parent) for file in sorted(folder.rglob("run.json"))]
-
-
-def losses(folder: RunFolder) -> list[tuple[int, Any, Any]]:
-    return [(line["step"], line.get("loss/train"), line.get("loss/val")) for line in folder.lines()]
-
-
-def states(folder: Path) -> dict[str, str]:
-    return {f.path.relative_to(folder).as_posix(): f.read().get("state", "") for f in runs(folder)}
 
 
 def test_a_sweep_is_told_kept_and_reported(reference: Path, text: Path, cli: Cli) -> None:
@@ -129,119 +58,23 @@ def test_a_sweep_is_told_kept_and_reported(reference: Path, text: Path, cli: Cli
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_what_fails_or_is_killed_takes_nothing_with_it(
-    launcher: str, environment: dict[str, str], text: Path, reference: Path, tmp_path: Path
+    launcher: str, text: Path, reference: Path, tmp_path: Path
 ) -> None:
     words = words_of(text, tmp_path, f"hydra/launcher={launcher}")
-    folder = tmp_path / "sweep"
-    hook = {
-        "PYTHONPATH": str(HOOK),
-        "FAIL_AT": "dense/seed=1/metrics.jsonl@1",
-        "KILL_AT": "none/seed=0/metrics.jsonl@1",
-    }
-    said = sweep(*words, **environment, **hook)
-    assert said.returncode == 1
-    assert states(folder) == dict.fromkeys(CELLS, "ok") | {"dense/seed=1": "failed", "none/seed=0": "failed"}
-    assert "2 of 4 cells ended well" in said.stdout
-    assert "RuntimeError: it was made to fail" in RunFolder(folder / "dense/seed=1").read()["error"]
-    assert "killed" in RunFolder(folder / "none/seed=0").read()["error"]
-    line = said.stderr.strip().splitlines()[-1]
-    assert "2 cell(s) failed" in line
-    assert "dense/seed=1" in line
-    assert "none/seed=0" in line
-    kept = RunFolder(folder / "dense/seed=0").run_file.stat().st_mtime_ns
-    again = sweep(*words, **environment)
-    assert again.returncode == 0, again.stderr
-    assert RunFolder(folder / "dense/seed=0").run_file.stat().st_mtime_ns == kept
-    assert_equal(folder, reference)
+    fails_and_is_killed(words, tmp_path / "sweep", reference, {})
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_killed_parent_leaves_a_sweep_that_goes_on(
-    launcher: str, environment: dict[str, str], text: Path, reference: Path, tmp_path: Path
+    launcher: str, text: Path, reference: Path, tmp_path: Path
 ) -> None:
     words = words_of(text, tmp_path, f"hydra/launcher={launcher}")
-    folder = tmp_path / "sweep"
-    parent = subprocess.Popen(
-        [*COMMAND, "sweep", *words, "--quiet"],
-        env=os.environ | environment,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_for(lambda: runs(folder))
-    parent.kill()
-    parent.wait()
-    again = sweep(*words, **environment)
-    assert again.returncode == 0, again.stderr
-    assert_equal(folder, reference)
-
-
-@pytest.mark.slurm
-def test_a_job_that_is_preempted_goes_on(slurm: dict[str, str], text: Path, tmp_path: Path) -> None:
-    words = [
-        "fc_out=dense",
-        *STEPS,
-        "trainer.steps=100000",
-        "trainer.eval_every=50000",
-        "data=text",
-        f"data.path={text}",
-    ]
-    words += [f"outputs={tmp_path}", "hydra/launcher=submitit_slurm"]
-    sweeping = subprocess.Popen(
-        [*COMMAND, "sweep", *words, "--quiet"],
-        env=os.environ | slurm,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    run = RunFolder(tmp_path / "sweep" / "dense" / "seed=0")
-    try:
-        wait_for(lambda: run.state_file.is_file())
-        job = json.loads((tmp_path / "sweep" / "jobs.json").read_text(encoding="utf-8"))["dense/seed=0"]
-        subprocess.run(["scontrol", "requeue", job], env=os.environ | slurm, check=True)  # as a preemption does
-        wait_for(lambda: run.read().get("resumed"))
-        assert run.read()["owner"]["slurm_job"] == job
-        subprocess.run(["scancel", job], env=os.environ | slurm, check=True)
-        out, err = sweeping.communicate(timeout=120)
-    finally:
-        sweeping.kill()
-        sweeping.communicate()
-    assert sweeping.returncode == 1
-    assert f"Slurm job {job}" in err
-    assert "failed   dense/seed=0" in out
-    assert run.read()["state"] == "failed"
-
-
-@pytest.mark.slurm
-def test_a_study_goes_to_slurm_and_is_the_same(slurm: dict[str, str], text: Path, tmp_path: Path) -> None:
-    study = [
-        "study.arms=[dense,none]",
-        "study.seeds=2",
-        *SMALL,
-        "data=text",
-        f"data.path={text}",
-        f"outputs={tmp_path}",
-    ]
-    for name, more in (("here", []), ("there", ["hydra/launcher=submitit_slurm"])):
-        done = subprocess.run(
-            [*COMMAND, "compare", *study, f"name={name}", *more, "--quiet", "--json"],
-            env=os.environ | slurm,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        report = json.loads(done.stdout)
-        assert all(arm["cost"]["step_ms"] for arm in report["arms"])
-    assert_equal(tmp_path / "there", tmp_path / "here")
+    goes_on_without_its_parent(words, tmp_path / "sweep", reference, {})
 
 
 def test_ctrl_c_ends_it_at_once_and_says_how_to_go_on(text: Path, tmp_path: Path) -> None:
     words = words_of(text, tmp_path, "trainer.steps=1000000", "hydra/launcher=joblib")
-    sweeping = subprocess.Popen(
-        [*COMMAND, "sweep", *words], start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    sweeping = started(*words)
     wait_for(lambda: [f for f in runs(tmp_path) if f.lines()])
     sweeping.send_signal(signal.SIGINT)
     out, err = sweeping.communicate(timeout=60)

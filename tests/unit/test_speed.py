@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import sysconfig
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -243,3 +244,24 @@ def test_warming_up_changes_nothing() -> None:
             step.warm_up()
         losses.append([step(i, 1e-2)[0].item() for i in range(3)])
     assert losses[0] == losses[1]
+
+
+def test_what_a_killed_compiler_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    from torch.utils._filelock import FileLock
+
+    (tmp_path / "locks").mkdir()
+    (tmp_path / "aa").mkdir()
+    whole = Path(sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("LDLIBRARY"))
+    real = next(
+        (f for f in (whole, Path(torch.__file__).parent / "lib" / "libtorch_global_deps.so") if f.is_file()), None
+    )
+    assert real is not None
+    content = real.read_bytes()
+    files = {"whole": content, "empty": b"", "half": content[: len(content) // 2], "holes": bytes(9000), "made": b""}
+    for name, data in files.items():
+        (tmp_path / "aa" / f"{name}.main.so").write_bytes(data)
+    with FileLock(str(tmp_path / "locks" / "made.lock"), timeout=0):
+        compiled.remove_torn(tmp_path)
+    assert sorted(f.name for f in (tmp_path / "aa").iterdir()) == ["made.main.so", "whole.main.so"]
+    compiled.remove_torn(tmp_path)
+    assert [f.name for f in (tmp_path / "aa").iterdir()] == ["whole.main.so"]
