@@ -13,11 +13,28 @@ from mha_ablate.config.catalog import choice_names
 if TYPE_CHECKING:
     from rich.console import Console
 
+
+def _completed(context: typer.Context, incomplete: str) -> list[str]:
+    """How a setting may go on, for a shell that completes it. Whatever is wrong with the line, the command itself will say."""
+    from mha_ablate.config.completion import candidates
+    from mha_ablate.config.own import checked
+    from mha_ablate.errors import MhaAblateError
+
+    given = context.params
+    try:
+        folder = checked(Path(given["config_dir"])) if given.get("config_dir") else None
+        launches = context.info_name in ("sweep", "compare")
+        return candidates(incomplete, given.get("settings") or [], config_dir=folder, launches=launches)
+    except (MhaAblateError, OSError):
+        return []
+
+
 Settings = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="KEY=VALUE",
         show_default=False,
+        autocompletion=_completed,
         help="Settings as Hydra overrides: optim.lr=1e-3 model=mini. `mha-ablate list config` prints every key.",
     ),
 ]
@@ -35,11 +52,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing on the w
 Json = Annotated[bool, typer.Option("--json", help="Print JSON alone on standard output.")]
 
 
-def epilog(examples: dict[str, str], *groups: str) -> str:
+def epilog(examples: dict[str, str], *groups: str, program: str = "mha-ablate ") -> str:
     """The foot of a help page: commands to copy with what they do, and the choices of some groups, read from the configs."""
     lines = ["\b", "Examples:"]
     for command, meaning in examples.items():
-        lines += [f"  mha-ablate {command}", f"      {meaning}"]
+        lines += [f"  {program}{command}", f"      {meaning}"]
     if groups:
         lines += ["", "\b", "Choices (`mha-ablate list GROUP` explains them):"]
         lines += [f"  {group + '=':<12}{', '.join(choice_names(group))}" for group in groups]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Annotated
 
 import typer
+import typer.completion
 
 from mha_ablate import __version__
 from mha_ablate.cli import (
     board,
     compare,
+    completion,
     cost,
     data,
     doctor,
@@ -81,6 +84,9 @@ app.command("list", short_help="Show what can be chosen.", epilog=listing.EPILOG
 app.command("doctor", short_help="Say what this machine offers, and what is missing.", epilog=doctor.EPILOG)(
     doctor.doctor
 )
+app.command("completion", short_help="Make a shell complete commands and settings.", epilog=completion.EPILOG)(
+    completion.completion
+)
 
 
 def main() -> None:
@@ -88,6 +94,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a character shows another
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    if completion.ASKED in os.environ:
+        typer.completion.completion_init()
     code = errors.run(app, sys.argv[1:])
     # A KeyboardInterrupt that crosses an exec() of text, as dataclasses do on import, is remembered by CPython even when
     # it is caught, and the process would end by SIGINT instead of with our code. The next exec() of text forgets it.

@@ -18,9 +18,25 @@ from mha_ablate.errors import nearest
 STAGES_OF_TUNING = ("grid", "shared", "tuned")  # folders below a point
 
 
-def one_of(key: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Raise ValueError unless `value` is one of `allowed`."""
-    if value not in allowed:
+WORDS = {
+    "attention.qkv": ("fused", "split"),
+    "attention.value": ("learned", "identity"),
+    "attention.scores": ("softmax", "shaped"),
+    "model.block": ("pre", "post", "skipless", "parallel"),
+    "model.norm": ("layernorm", "rmsnorm"),
+    "model.positions": ("learned", "rope", "sinusoidal"),
+    "data.source": ("python_docs", "text", "hub"),
+    "data.split": ("auto", "own", "blocks", "tail"),
+    "tokenizer.kind": ("char", "byte", "bpe"),
+    "trainer.device": ("auto", "cpu", "cuda"),
+    "trainer.precision": ("auto", "fp32", "bf16"),
+    "match": ("params", "flops"),
+}  # settings that take one of a few words
+
+
+def one_of(key: str, value: Any) -> None:
+    """Raise ValueError unless `value` is one of the words that `key` takes."""
+    if value not in (allowed := WORDS[key]):
         raise ValueError(f"{key}={value} is not one of {', '.join(allowed)}{nearest(str(value), allowed)}")
 
 
@@ -52,9 +68,9 @@ class AttentionConfig:
     branch_scale: Any  # a number, "matched" or "learned"
 
     def __post_init__(self) -> None:
-        one_of("attention.qkv", self.qkv, ("fused", "split"))
-        one_of("attention.value", self.value, ("learned", "identity"))
-        one_of("attention.scores", self.scores, ("softmax", "shaped"))
+        one_of("attention.qkv", self.qkv)
+        one_of("attention.value", self.value)
+        one_of("attention.scores", self.scores)
         scale = self.branch_scale
         number = isinstance(scale, int | float) and not isinstance(scale, bool) and math.isfinite(scale)
         if not (scale in ("matched", "learned") or (number and scale > 0)):
@@ -88,9 +104,9 @@ class ModelConfig:
         for key, most in LARGEST.items():
             at_least(f"model.{key}", getattr(self, key), 1)
             at_most(f"model.{key}", getattr(self, key), most)
-        one_of("model.block", self.block, ("pre", "post", "skipless", "parallel"))
-        one_of("model.norm", self.norm, ("layernorm", "rmsnorm"))
-        one_of("model.positions", self.positions, ("learned", "rope", "sinusoidal"))
+        one_of("model.block", self.block)
+        one_of("model.norm", self.norm)
+        one_of("model.positions", self.positions)
         within("model.dropout", self.dropout, 0.0, 1.0)
         if self.head_dim is None and self.d_model % self.n_heads:
             raise ValueError(
@@ -145,8 +161,8 @@ class DataConfig:
     licence: str | None
 
     def __post_init__(self) -> None:
-        one_of("data.source", self.source, ("python_docs", "text", "hub"))
-        one_of("data.split", self.split, ("auto", "own", "blocks", "tail"))
+        one_of("data.source", self.source)
+        one_of("data.split", self.split)
         at_least("data.max_chars", self.max_chars, 1)
         if self.sha256 is not None and self.max_chars is not None:
             raise ValueError(
@@ -170,7 +186,7 @@ class TokenizerConfig:
     vocab_size: int | None
 
     def __post_init__(self) -> None:
-        one_of("tokenizer.kind", self.kind, ("char", "byte", "bpe"))
+        one_of("tokenizer.kind", self.kind)
         if self.kind == "bpe" and self.vocab_size is None:
             raise ValueError("tokenizer=bpe needs tokenizer.vocab_size, such as 1024")
         if self.kind != "bpe" and self.vocab_size is not None:
@@ -234,8 +250,8 @@ class TrainerConfig:
             at_most(f"trainer.{key}", getattr(self, key), MOST)
         at_least("trainer.save_every_s", self.save_every_s, 0)
         at_most("trainer.threads", self.threads, 4096)
-        one_of("trainer.device", self.device, ("auto", "cpu", "cuda"))
-        one_of("trainer.precision", self.precision, ("auto", "fp32", "bf16"))
+        one_of("trainer.device", self.device)
+        one_of("trainer.precision", self.precision)
 
 
 @dataclass(frozen=True)
@@ -375,7 +391,7 @@ class RunConfig:
         if self.name is not None:
             safe_name("name", self.name)
         if self.match is not None:
-            one_of("match", self.match, ("params", "flops"))
+            one_of("match", self.match)
         if self.match_to is not None and self.match is None:
             raise ValueError(f"match_to={self.match_to} names what is matched, and match is null: give match=params")
         if "_target_" not in self.fc_out:
