@@ -163,7 +163,7 @@ class _Sweeping:
     def _choose(self) -> None:
         """A sweeper that proposes cells as it goes."""
         from mha_ablate.config.bridge import sweeper_with
-        from mha_ablate.study.launch import Front
+        from mha_ablate.study.front import Front
 
         def cell_of(words: list[str]) -> Cell:
             [cell] = self.sweep.add([words])

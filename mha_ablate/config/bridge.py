@@ -113,6 +113,7 @@ def multirun_config(hydra: Hydra, words: list[str], config_dir: Path | None = No
         raise RequestError(with_place(message, words, config_dir)) from error
     _check_targets(config)
     _check_commands(config, words)
+    _check_processes(config)
     HydraConfig.instance().set_config(config)
     return config
 
@@ -208,6 +209,17 @@ def _check_commands(config: DictConfig, words: list[str]) -> None:
             raise RequestError(
                 f"{key} in a file of settings is refused, since it could run commands: give it on the command line, or put "
                 f"{ALLOW_SHELL}=1 in front of it"
+            )
+
+
+def _check_processes(config: DictConfig) -> None:
+    """joblib may use processes alone: runs in threads would draw from one stream of random numbers."""
+    for key, allowed in (("backend", (None, "loky")), ("prefer", (None, "processes")), ("require", (None,))):
+        value = config.hydra.launcher.get(key) if "joblib" in str(config.hydra.launcher._target_) else None
+        if value not in allowed:
+            raise RequestError(
+                f"hydra.launcher.{key}={value} is refused: runs need processes of their own, since threads share one stream of "
+                "random numbers; leave it out"
             )
 
 

@@ -8,28 +8,27 @@ with it, and a launcher that breaks down is given the rest again.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
 import os
-import re
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mha_ablate.config.bridge import readable
-from mha_ablate.errors import OUT_OF_TIME, RequestError, RunFailed, in_a_line
+from mha_ablate.errors import RunFailed, in_a_line
 from mha_ablate.run.folder import FINISHED, RunFolder, StudyFolder, read_json, write_json
 from mha_ablate.run.lock import is_locked
 from mha_ablate.study import slurm
 from mha_ablate.study.cell import Cell
+from mha_ablate.study.lost import reason_of
 from mha_ablate.study.observer import Observer
 from mha_ablate.study.progress import Progress, key_of
+from mha_ablate.study.side_by_side import is_in_this_process, is_joblib, quiet_trackers, stop_joblib
 from mha_ablate.study.slurm import Queue, heard_jobs
 from mha_ablate.study.status import heard, is_alive
-from mha_ablate.study.tasks import Apart, CellTask, TimeTask, loss_of
+from mha_ablate.study.tasks import ANY, Apart, CellTask, TimeTask
 
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
@@ -38,33 +37,6 @@ if TYPE_CHECKING:
 POLL = 1.0  # seconds between looks at the run folders
 SEEN_LATE = 10.0  # seconds in which a network file system shows what another machine wrote
 GRACE = 10.0  # seconds in which the processes of a launcher that broke down let go of their folders
-
-
-@contextlib.contextmanager
-def _quiet_trackers(config: DictConfig) -> Iterator[None]:
-    """What cleans up after joblib's workers does so in silence: of killed ones it warns, and at times shows a traceback of its own.
-
-    It is a process of its own, and takes its standard error over from here.
-    """
-    if "joblib" in str(config.hydra.launcher.get("_target_")):
-        tracker = importlib.import_module("joblib.externals.loky.backend.resource_tracker")
-        kept = os.dup(2)
-        try:
-            nothing = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nothing, 2)
-            os.close(nothing)
-            tracker.ensure_running()
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-    before = os.environ.get("PYTHONWARNINGS")
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [before, "ignore:resource_tracker:UserWarning"]))
-    try:
-        yield
-    finally:
-        os.environ.pop("PYTHONWARNINGS")
-        if before is not None:
-            os.environ["PYTHONWARNINGS"] = before
 
 
 @dataclass
@@ -162,7 +134,7 @@ class Launching:
         """Stop what runs on this machine. Jobs of a cluster go on: the same request takes them up again."""
         self.stopped = True
         self.worker.stop()
-        _stop_joblib()
+        stop_joblib()
         for job in self.jobs:
             if (controller := getattr(job, "_process", None)) is not None:
                 with contextlib.suppress(OSError):
@@ -306,7 +278,7 @@ class Launching:
         for cell in cells:
             self.seen[key_of(cell)] = _Seen(_written(cell.folder))
         # What a lost job says for itself is asked inside too: outside, submitit would wait for it without end.
-        with heard_jobs() as jobs, _quiet_trackers(self.config):
+        with heard_jobs() as jobs, quiet_trackers(self.config):
             self.jobs = jobs
             threading.Thread(target=self._note_jobs, args=(cells, jobs), daemon=True).start()
             returned, broken = self._launched(cells)
@@ -320,7 +292,7 @@ class Launching:
             if lost and self.on_other_machines:
                 lost = self._still_lost(cells, lost)
             self._forget_jobs(cells)
-            return [] if self.stopped else [(cells[i], _reason(returned, broken, jobs, i)) for i in lost]
+            return [] if self.stopped else [(cells[i], reason_of(returned, broken, jobs, i)) for i in lost]
 
     def _launched(self, cells: Sequence[Cell]) -> tuple[list[Any], Exception | None]:
         """What the launcher brought home, or what it broke down with."""
@@ -343,10 +315,12 @@ class Launching:
         return lost
 
     def _launcher(self, cells: Sequence[Cell]) -> Any:
-        in_this_process = self.target.endswith("basic_launcher.BasicLauncher")
-        with_parent = self.target.endswith(("JoblibLauncher", "LocalLauncher"))
         plain = {cell.name: cell.to_json() for cell in cells}
-        return self._built(CellTask(plain, apart=self.worker if in_this_process else None, with_parent=with_parent))
+        if self.target.endswith("basic_launcher.BasicLauncher") or is_in_this_process(self.config):
+            return self._built(CellTask(plain, apart=self.worker))
+        if is_joblib(self.config):
+            return self._built(CellTask(plain, parent=os.getpid()))
+        return self._built(CellTask(plain, parent=ANY if self.target.endswith("LocalLauncher") else None))
 
     def _built(self, task: Callable[[DictConfig], Any]) -> Any:
         from hydra._internal.callbacks import Callbacks
@@ -403,39 +377,6 @@ def _without(cells: Sequence[Cell], those: Sequence[Cell]) -> list[Cell]:
     return [cell for cell in cells if key_of(cell) not in left_out]
 
 
-def _reason(returned: list[Any], broken: Exception | None, jobs: list[Any], i: int) -> str:
-    """Why the `i`-th of the cells that were launched came to no end."""
-    error = _error_of(returned[i]) if i < len(returned) else None
-    return error or _why(broken, jobs[i] if i < len(jobs) else None)
-
-
-def _why(broken: Exception | None, job: Any) -> str:
-    """What there is to say of a process that is gone."""
-    with contextlib.suppress(Exception):  # it may have come home with an error of its own
-        if told := _error_of(job.results()[0]):
-            return told
-    where = f"Slurm job {job.job_id}" if type(job).__name__ == "SlurmJob" else "its process"
-    last = ""
-    if job is not None:
-        with contextlib.suppress(Exception):
-            lines = [line.strip() for line in (job.stderr() or "").splitlines()]
-            last = next((line for line in reversed(lines) if line and not line.startswith("srun: ")), "")
-    if job is None and broken is not None:
-        codes = re.search(r"exit codes of the workers are \{(.*?)\}", str(broken))  # joblib's
-        return f"its process was killed ({codes[1]})" if codes else in_a_line(broken)[:300]
-    how = slurm.ended_as(job.job_id) if job is not None and where != "its process" else None
-    if how == "TIMEOUT":
-        return f"{where}: {': '.join(OUT_OF_TIME)}"
-    ended = "ended without a word (killed?)" if how in (None, "COMPLETED", "FAILED") else f"ended as {how}"
-    return f"{where} {ended}" + (f": {last[:200]}" if last else "")
-
-
-def _error_of(returned: Any) -> str | None:
-    """The error that a job came home with."""
-    value = getattr(returned, "_return_value", None)
-    return str(value) if isinstance(value, Exception) else None
-
-
 def _written(folder: RunFolder) -> int:
     try:
         return folder.run_file.stat().st_mtime_ns
@@ -461,61 +402,3 @@ def _new_lines(folder: RunFolder, offset: int) -> tuple[list[dict[str, Any]], in
             lines.append(json.loads(line))
     good = [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
     return good, (offset if offset < size else 0) + len(whole)
-
-
-def _stop_joblib() -> None:
-    """Kill joblib's processes, if there are any."""
-    loky = sys.modules.get("joblib.externals.loky.reusable_executor")
-    executor = getattr(loky, "_executor", None)
-    if executor is not None:
-        with contextlib.suppress(Exception):
-            executor.shutdown(wait=True, kill_workers=True)
-
-
-@dataclass
-class Front:
-    """A launcher in the eyes of a sweeper that chooses as it goes: what it proposes is checked, named, and launched.
-
-    `cells_of` makes cells of overrides. A proposal that is no configuration counts as a failed one.
-    """
-
-    launching: Launching
-    cells_of: Callable[[list[str]], Cell]
-    refused: list[str] = field(default_factory=list)  # proposals that were none, and why
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], _initial_job_idx: int = 0, **_: int) -> list[Any]:
-        """As Hydra's launchers do: a JobReturn for each."""
-        if self.launching.stopped:
-            raise RunFailed("stopped")
-        found: list[Cell | RequestError] = []
-        for words in job_overrides:
-            try:
-                found.append(self.cells_of(list(words)))
-            except RequestError as error:
-                found.append(error)
-                self.refused.append(str(error))
-        self.launching.launch([one for one in found if isinstance(one, Cell)])
-        return [
-            _home(one, list(words), f"{n}") for n, (one, words) in enumerate(zip(found, job_overrides, strict=True))
-        ]
-
-
-def _home(one: Cell | RequestError, words: list[str], name: str) -> Any:
-    """What a launcher brings home of a job: its loss, or what raises when a sweeper asks for it."""
-    from hydra.core.utils import JobReturn, JobStatus
-
-    class Lost(JobReturn):
-        @property
-        def return_value(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # Hydra's prints when it is asked
-            raise RunFailed(_why_none(one))
-
-    run = one.finished() if isinstance(one, Cell) else None
-    if run is None:
-        return Lost(overrides=words, task_name=name, status=JobStatus.FAILED)
-    home = JobReturn(overrides=words, task_name=name, status=JobStatus.COMPLETED)
-    home.return_value = loss_of(run)
-    return home
-
-
-def _why_none(one: Cell | RequestError) -> str:
-    return str(one) if isinstance(one, RequestError) else one.folder.read().get("error") or "it did not begin"

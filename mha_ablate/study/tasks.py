@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 POLL = 1.0  # seconds between looks at the parent
+ANY = 0  # for the number of a process: whichever it is
 
 
 @dataclass
@@ -34,14 +35,14 @@ class CellTask:
 
     cells: dict[str, dict[str, Any]]
     apart: Apart | None = None  # where the launcher would train in this process, which a kill would then end
-    with_parent: bool = False  # the process ends when the one that started it is gone
+    parent: int | None = None  # the process that started this one, with which it ends; ANY for whichever that is
 
     def __call__(self, _config: DictConfig) -> float:
         """Train the cell of this job."""
         from hydra.core.hydra_config import HydraConfig
 
-        if self.with_parent:
-            _end_with_parent()
+        if self.parent is not None:
+            _end_with(self.parent)
         cell = Cell.from_json(self.cells[str(HydraConfig.get().sweep.subdir)])
         try:
             run = self.apart.run(cell) if self.apart else run_cell(cell, lambda _: None)
@@ -68,9 +69,12 @@ class TimeTask:
 
 
 @functools.cache
-def _end_with_parent() -> None:
-    """From now on, look every second whether the parent is there, as no launcher does after a kill -9."""
-    parent = os.getppid()
+def _end_with(parent: int) -> None:
+    """From now on, look every second whether the parent is there, as no launcher does after a kill -9.
+
+    It may be gone before the first look: then another process is the parent already, and only its number tells.
+    """
+    parent = os.getppid() if parent == ANY else parent
 
     def look() -> None:
         while os.getppid() == parent:

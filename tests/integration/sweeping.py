@@ -107,7 +107,7 @@ def goes_on_without_its_parent(words: list[str], folder: Path, reference: Path, 
     parent = started(*words, "--quiet", **environment)
     wait_for(lambda: runs(folder))
     parent.kill()
-    parent.communicate()
+    parent.communicate(timeout=120)  # what it started ends too, or it would hold the pipes
     again = sweep(*words, **environment)
     assert again.returncode == 0, again.stderr
     assert_equal(folder, reference)

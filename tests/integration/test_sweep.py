@@ -72,8 +72,9 @@ def test_a_killed_parent_leaves_a_sweep_that_goes_on(
     goes_on_without_its_parent(words, tmp_path / "sweep", reference, {})
 
 
-def test_ctrl_c_ends_it_at_once_and_says_how_to_go_on(text: Path, tmp_path: Path) -> None:
-    words = words_of(text, tmp_path, "trainer.steps=1000000", "hydra/launcher=joblib")
+@pytest.mark.parametrize("how", [[], ["hydra/launcher=joblib"], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]])
+def test_ctrl_c_ends_it_at_once_and_says_how_to_go_on(how: list[str], text: Path, tmp_path: Path) -> None:
+    words = words_of(text, tmp_path, "trainer.steps=1000000", *how)
     sweeping = started(*words)
     wait_for(lambda: [f for f in runs(tmp_path) if f.lines()])
     sweeping.send_signal(signal.SIGINT)
@@ -262,6 +263,15 @@ def test_a_wrong_sweep_is_one_line_and_writes_nothing(word: str, text: Path, tmp
     assert (said.code, said.out) == (2, "")
     assert WRONG[word] in said.err
     assert said.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("word", ["prefer=threads", "backend=threading", "require=sharedmem"])
+def test_runs_do_not_share_a_process(word: str, text: Path, tmp_path: Path, cli: Cli) -> None:
+    words = words_of(text, tmp_path / "out", "hydra/launcher=joblib", f"hydra.launcher.{word}")
+    said = cli("sweep", *words)
+    assert (said.code, said.out) == (2, "")
+    assert f"hydra.launcher.{word} is refused" in said.err
     assert not (tmp_path / "out").exists()
 
 
