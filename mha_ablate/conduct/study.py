@@ -94,6 +94,7 @@ class _Conductor:
     def _several(self, asked: RunConfig) -> Conducted:
         """Every part is checked before the first one runs."""
         from mha_ablate.report.joint import write_joint
+        from mha_ablate.report.write import write_again
         from mha_ablate.run.folder import StudyFolder
         from mha_ablate.run.lock import locked
         from mha_ablate.study.parts import SHARED, check_tuning, departures, points_of, write_parts
@@ -125,14 +126,15 @@ class _Conductor:
                     self._tune_and_run(path, point, plan, study.tune, asked.optim.lr, power)
             self.observer.writing()
             report = write_joint(path)
+            write_again(path, report)
         return Conducted(path, None, report, self._failure(), self.remarks)
 
     def _warn(self, file: Path, departures: list[str]) -> None:
         """Of a plan made ahead that this request departs from: said while it can still be kept."""
         if departures:
             self.observer.warning(
-                f"this departs from the plan made ahead in {file} ({'; '.join(departures)}), and the report will call it changed; "
-                "name=NEW_NAME leaves that plan as it is"
+                f"with this, {file.parent} departs from the plan made ahead there ({'; '.join(departures)}), and its report "
+                "will say so; name=NEW_NAME keeps the plan, and so does its own command once runs that it lacks are removed"
             )
 
     def _tune_and_run(

@@ -213,7 +213,7 @@ def _check_commands(config: DictConfig, words: list[str]) -> None:
 
 
 def _check_processes(config: DictConfig) -> None:
-    """joblib may use processes alone: runs in threads would draw from one stream of random numbers."""
+    """Of joblib processes alone: runs in threads would draw from one stream of random numbers."""
     for key, allowed in (("backend", (None, "loky")), ("prefer", (None, "processes")), ("require", (None,))):
         value = config.hydra.launcher.get(key) if "joblib" in str(config.hydra.launcher._target_) else None
         if value not in allowed:

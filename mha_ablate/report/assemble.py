@@ -333,6 +333,7 @@ def _notes(study: Study, setting: dict[str, Any]) -> list[str]:
     unplanned = [arm for arm in study.arms if study.plan and arm not in study.plan["arms"]]
     if unplanned:
         notes.append(f"exploratory, because the plan does not hold them: {', '.join(unplanned)}")
+    notes += _unequal_seeds(study)
     same = setting["same"]
     if same.get("optim.warmup_steps", 0) >= same.get("trainer.steps", 1):
         notes.append("optim.warmup_steps is not below trainer.steps: the rate never reaches its peak")
@@ -348,6 +349,21 @@ def _notes(study: Study, setting: dict[str, Any]) -> list[str]:
     if strange := unseen_words(setting["text"]):
         notes.append(strange)
     return notes
+
+
+def _unequal_seeds(study: Study) -> list[str]:
+    """Of a study whose arms were asked for at other seeds than others: who adds seeds where an arm promises much finds too much."""
+    if not study.plan:
+        return []
+    planned: dict[str, int] = dict.fromkeys(study.plan["arms"], 0)
+    for cell in study.plan["cells"]:
+        planned[cell.rpartition("/")[0]] = planned.get(cell.rpartition("/")[0], 0) + 1
+    if len(set(planned.values())) < 2:
+        return []
+    told = ", ".join(f"{arm} {n}" for arm, n in planned.items())
+    return [
+        f"arms were asked for at unequal numbers of seeds ({told}): each delta is over the seeds that both arms have"
+    ]
 
 
 def _code_notes(study: Study, sources: list[dict[str, Any]]) -> list[str]:

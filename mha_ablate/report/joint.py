@@ -12,20 +12,18 @@ from typing import Any
 from mha_ablate.cost.freedom import freedom_lost
 from mha_ablate.errors import RequestError
 from mha_ablate.report.assemble import assemble, changed_since, commits, unfit
+from mha_ablate.report.family import STAGES, absent_of, decide_together, parts_of, wholes
 from mha_ablate.report.joint_page import joint_page
 from mha_ablate.report.joint_plots import joint_figures
 from mha_ablate.report.plots import as_png, as_svg
 from mha_ablate.report.sentence import counted
 from mha_ablate.report.tables import latex_table, markdown_table, parts_csv, regenerating
 from mha_ablate.run.folder import StudyFolder, write_atomic
-from mha_ablate.stats.paired import paired
-from mha_ablate.stats.verdict import decide
 from mha_ablate.study.collect import Study, collect
 from mha_ablate.study.parts import GRID, SHARED, STABLE, TUNED, Tuning, tuning_of
 
 COLUMNS = ("point", "arm", "val loss", "delta, 95%", "verdict")
 ENOUGH_RATES = 5
-STAGES = {SHARED: "shared rate", TUNED: "own best rate", "": ""}
 
 
 def studies_below(path: Path) -> list[Path]:
@@ -84,11 +82,13 @@ def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> 
     tunings = [_tuning(path, f, study) for f, study in studies.items() if _stage(f) == GRID]
     if not parts:
         raise RequestError(f"{path} holds no study with a finished run: give a folder that `mha-ablate compare` wrote")
-    parts.sort(key=lambda part: (list(STAGES).index(part["stage"]), part["x"] is None, part["x"] or 0, part["point"]))
-    whole = StudyFolder(path).parts()
-    absent = _absent(whole, parts) if whole else []
-    if whole:
-        _decide_all(parts, absent)
+    families = wholes(path, parts)
+    parts.sort(key=partial(_order, sorted(families)))
+    whole = families.get("")
+    absent: list[tuple[str, str]] = []
+    for below, of_study in families.items():
+        absent += (lacking := absent_of(below, of_study, parts))
+        decide_together(parts_of(below, parts), lacking)
     name = path.resolve().name
     report = {
         "study": whole["study"] if whole else name,
@@ -102,9 +102,15 @@ def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> 
     report["one_study"] = bool(whole)
     late = [f"not run yet: {', '.join('/'.join(filter(None, place)) for place in absent)}"] if absent else []
     grids = [note for f, study in studies.items() if _stage(f) == GRID for note in _grid_notes(path, study)]
-    report["notes"] = [*late, *_changed_notes(whole), *grids, *_notes(report)]
+    report["notes"] = [*late, *_changed_notes(whole, parts), *grids, *_notes(report)]
     report["sentence"] = _sentence(report)
     return report
+
+
+def _order(families: list[str], part: dict[str, Any]) -> tuple[Any, ...]:
+    """Where a part stands: beside those of its study, by stage, and by the number of its point where it has one."""
+    study = next((name for name in families if part["folder"].startswith(f"{name}/")), "")
+    return study, list(STAGES).index(part["stage"]), part["x"] is None, part["x"] or 0, part["point"]
 
 
 def _kind(whole: dict[str, Any] | None, parts: list[dict[str, Any]]) -> str:
@@ -115,19 +121,19 @@ def _kind(whole: dict[str, Any] | None, parts: list[dict[str, Any]]) -> str:
     return "confirmatory" if kept else "changed"
 
 
-def _changed_notes(whole: dict[str, Any] | None) -> list[str]:
-    """Of a plan made ahead of the whole: what was changed of it."""
-    if not whole or not whole.get("power") or not whole.get("earlier"):
+def _changed_notes(whole: dict[str, Any] | None, parts: list[dict[str, Any]]) -> list[str]:
+    """Of a plan made ahead of the whole: what was changed of it, and what lies here that it lacks."""
+    if not whole or not whole.get("power"):
         return []
-    return [changed_since(whole)]
-
-
-def _absent(whole: dict[str, Any], parts: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """(point, stage) of the parts that the study has and that have no run yet."""
-    there = {(part["point"], part["stage"]) for part in parts}
-    stages = (SHARED, TUNED) if whole.get("tune") else ("",)
-    wanted = [(point, stage) for stage in stages for point in whole["points"] or [""]]
-    return [place for place in wanted if any(place) and place not in there]
+    notes = [changed_since(whole)] if whole.get("earlier") else []
+    if whole.get("final"):
+        notes.append(
+            "its rates were tuned in another way meanwhile, and those runs lie in the grid: that cannot be taken back"
+        )
+    unplanned = [part["folder"] for part in parts if part["kind"] == "exploratory"]
+    if unplanned:
+        notes.append(f"no part of the plan that was made ahead, though they lie here: {', '.join(unplanned)}")
+    return notes
 
 
 def _grid_notes(root: Path, grid: Study) -> list[str]:
@@ -200,35 +206,6 @@ def _axis(parts: list[dict[str, Any]]) -> dict[str, Any]:
     names = {part["point"].rpartition("=")[0] for part in parts}
     numeric = len(names) == 1 and all(part["x"] is not None for part in parts)
     return {"name": names.pop() if numeric else "study", "numeric": numeric}
-
-
-def _decide_all(parts: list[dict[str, Any]], absent: list[tuple[str, str]]) -> None:
-    """Verdicts over all contrasts of a stage together: ten points are ten chances of a false alarm, those to come among them."""
-    for stage in STAGES:
-        of_stage = [part for part in parts if part["stage"] == stage]
-        of_point = max((sum(not arm["exploratory"] for arm in part["arms"][1:]) for part in of_stage), default=0)
-        later = {f"{place}\n{n}": "not run yet" for place in absent if place[1] == stage for n in range(of_point)}
-        unfit_arms = {_contrast(p, arm): why for p in of_stage for arm, why in p["unfit"].items()}
-        unplanned = {_contrast(p, a["arm"]) for p in of_stage for a in p["arms"][1:] if a["exploratory"]}
-        cells = [(p, a) for p in of_stage for a in p["arms"][1:] if a["delta"]]
-        contrasts = {_contrast(p, a["arm"]): paired(_losses(a), _losses(p["arms"][0])) for p, a in cells}
-        verdicts = {
-            margin: decide(contrasts, margin=margin, incomplete=unfit_arms | later, exploratory=unplanned)
-            for margin in {part["margin"] for part in of_stage}
-        }
-        for part, arm in cells:
-            verdict = verdicts[part["margin"]][_contrast(part, arm["arm"])]
-            arm |= {"verdict": verdict.word, "verdict_reason": verdict.reason, "look": verdict.look}
-            arm["delta"] |= {"p_holm": verdict.p_holm, "verdict_reason": verdict.reason}
-
-
-def _contrast(part: dict[str, Any], arm: str) -> str:
-    """A contrast's name among those of all parts."""
-    return f"{part['folder']}\n{arm}"
-
-
-def _losses(arm: dict[str, Any]) -> dict[int, float]:
-    return {int(seed): loss for seed, loss in arm["val_loss"]["values"].items() if loss is not None}
 
 
 def _tuning(root: Path, folder: Path, grid: Study) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mha_ablate.notebook import Comparison
 from mha_ablate.report.assemble import assemble
 from mha_ablate.report.joint import fall_rows, joint_report, rows, studies_below, tuning_rows, write_joint
 from mha_ablate.report.joint_plots import deltas_figure
-from mha_ablate.report.write import write_report
+from mha_ablate.report.write import write_again, write_report
 from mha_ablate.stats.power import chance_width
 from mha_ablate.study.collect import collect
 from tests.synthetic import write_study
@@ -206,6 +206,72 @@ def test_p_values_are_adjusted_over_all_points_of_a_study(tmp_path: Path) -> Non
     assert adjusted == pytest.approx(min(1.0, 9 * smallest))
     for arm, of_one in zip(report["parts"][0]["arms"][1:], alone["arms"][1:], strict=True):
         assert arm["delta"]["p_holm"] >= of_one["delta"]["p_holm"]
+
+
+def several(root: Path, points: int) -> Path:
+    """A study of some points."""
+    for n in range(points):
+        made(root / f"n_heads={n}", seed=n, seeds=8)
+    whole = {"study": root.name, "points": {f"n_heads={n}": [] for n in range(points)}, "tune": None}
+    (root / "parts.json").write_text(json.dumps(whole))
+    return root
+
+
+def verdicts(part: dict[str, Any]) -> list[Any]:
+    return [(arm["arm"], arm["verdict"], (arm["delta"] or {}).get("p_holm")) for arm in part["arms"]]
+
+
+def test_a_part_has_the_same_verdicts_on_its_own_page(tmp_path: Path) -> None:
+    root = several(tmp_path / "x", 3)
+    joint = joint_report(root)
+    for n, part in enumerate(joint["parts"]):
+        alone = assemble(collect(root / f"n_heads={n}"))
+        written = write_report(root / f"n_heads={n}")
+        assert verdicts(written) == verdicts(part) != verdicts(alone)
+        assert "a part of the study x: p is Holm's over all 9 contrasts of its parts" in written["notes"]
+    with_another = write_report(root / "n_heads=0", baseline="none")
+    assert not any("a part of" in note for note in with_another["notes"]), (
+        "asked for otherwise, it is a question of its own"
+    )
+
+
+def test_pages_of_parts_are_written_again_where_later_parts_change_their_verdicts(tmp_path: Path) -> None:
+    root = several(tmp_path / "x", 2)
+    file = root / "n_heads=0/report/report.json"
+    later = [run.rename(run.with_suffix(".later")) for run in (root / "n_heads=1").rglob("run.json")]
+    first = write_report(root / "n_heads=0")
+    for run in later:
+        run.rename(run.with_suffix(".json"))
+    joint = joint_report(root)
+    assert verdicts(first) != verdicts(joint["parts"][0]), "what has not run yet counts as p = 1"
+    write_again(root, joint)
+    assert verdicts(json.loads(file.read_text())) == verdicts(joint["parts"][0])
+    before = file.stat().st_mtime_ns
+    write_again(root, joint)
+    assert file.stat().st_mtime_ns == before
+    assert not (root / "n_heads=1/report").exists(), "a page that nobody asked for is not begun here"
+
+
+def test_studies_of_several_parts_that_lie_together_keep_their_verdicts(tmp_path: Path) -> None:
+    roots = [several(tmp_path / "all" / name, 2) for name in ("a", "b")]
+    (tmp_path / "all/b/parts.json").write_text(
+        json.dumps({"study": "b", "points": {f"n_heads={n}": [] for n in range(3)}, "tune": None})
+    )
+    together = joint_report(tmp_path / "all")
+    assert not together["one_study"]
+    assert [verdicts(part) for part in together["parts"]] == [
+        verdicts(part) for root in roots for part in joint_report(root)["parts"]
+    ]
+    assert together["notes"][0] == "not run yet: b/n_heads=2"
+
+
+def test_arms_at_unequal_numbers_of_seeds_are_noted(tmp_path: Path) -> None:
+    path = made(tmp_path / "s", seeds=8)
+    assert not any("unequal numbers" in note for note in assemble(collect(path))["notes"])
+    cells = json.loads((path / "plan.json").read_text())["cells"]
+    changed(path, cells={cell: h for cell, h in cells.items() if cell != "none/seed=7"})
+    [note] = [note for note in assemble(collect(path))["notes"] if "unequal numbers" in note]
+    assert "dense 8, none 7" in note
 
 
 def test_arms_that_were_not_planned_are_no_contrasts_of_the_study(tmp_path: Path) -> None:
