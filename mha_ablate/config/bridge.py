@@ -114,6 +114,7 @@ def multirun_config(hydra: Hydra, words: list[str], config_dir: Path | None = No
     _check_targets(config)
     _check_commands(config, words)
     _check_processes(config)
+    _quiet_ray(config)
     HydraConfig.instance().set_config(config)
     return config
 
@@ -221,6 +222,18 @@ def _check_processes(config: DictConfig) -> None:
                 f"hydra.launcher.{key}={value} is refused: runs need processes of their own, since threads share one stream of "
                 "random numbers; leave it out"
             )
+
+
+def _quiet_ray(config: DictConfig) -> None:
+    """Ray tells of errors alone, where no setting says otherwise: progress and results are told here."""
+    if not str(config.hydra.launcher._target_).endswith(".RayLauncher"):
+        return
+    from omegaconf import open_dict
+
+    init = config.hydra.launcher.ray.init
+    with open_dict(init):
+        for key, value in {"logging_level": logging.ERROR, "log_to_driver": False, "include_dashboard": False}.items():
+            init.setdefault(key, value)
 
 
 def _parsed(hydra: Hydra, config: DictConfig) -> list[tuple[str, Override]]:

@@ -25,7 +25,7 @@ from mha_ablate.study.cell import Cell
 from mha_ablate.study.lost import reason_of
 from mha_ablate.study.observer import Observer
 from mha_ablate.study.progress import Progress, key_of
-from mha_ablate.study.side_by_side import is_in_this_process, is_joblib, quiet_trackers, stop_joblib
+from mha_ablate.study.side_by_side import is_in_this_process, is_joblib, quiet_trackers, stop_joblib, stop_ray
 from mha_ablate.study.slurm import Queue, heard_jobs
 from mha_ablate.study.status import heard, is_alive
 from mha_ablate.study.tasks import ANY, Apart, CellTask, TimeTask
@@ -135,6 +135,7 @@ class Launching:
         self.stopped = True
         self.worker.stop()
         stop_joblib()
+        stop_ray()
         for job in self.jobs:
             if (controller := getattr(job, "_process", None)) is not None:
                 with contextlib.suppress(OSError):

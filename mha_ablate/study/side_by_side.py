@@ -1,4 +1,4 @@
-"""joblib's processes, which Hydra's launcher of that name leaves to joblib: how many there are, their silence, their end."""
+"""Processes that a launcher leaves to joblib or Ray: how many there are, their silence, their end."""
 
 from __future__ import annotations
 
@@ -60,3 +60,10 @@ def stop_joblib() -> None:
     if executor is not None:
         with contextlib.suppress(Exception):
             executor.shutdown(wait=True, kill_workers=True)
+
+
+def stop_ray() -> None:
+    """Let go of Ray, if it was begun: its tasks of this process end with that."""
+    if (ray := sys.modules.get("ray")) is not None:
+        with contextlib.suppress(Exception):
+            ray.shutdown()
