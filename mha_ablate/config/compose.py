@@ -332,6 +332,10 @@ def explained(error: Exception) -> str:
     text = " ".join(str(error).split())
     if "Config group override must be a string" in text:
         return "a group such as fc_out or model takes the name of a choice; `mha-ablate list` shows them"
+    if (
+        twice := re.match(r"Multiple values for (\S+)\. To override a value use 'override \S+: (.*)'", text)
+    ) is not None:
+        return f"+{twice[1]}={twice[2]}: {twice[1]} has a choice already; leave out the +"
     if (full := re.search(r"Key '.*?' not in .*full_key: ([\w.]+)", text)) is not None:
         return f"unknown key '{full[1]}'; `mha-ablate sweep --cfg hydra` prints every key of Hydra's own"
     if text.startswith("Could not override '"):

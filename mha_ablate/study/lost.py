@@ -27,6 +27,8 @@ def _why(broken: Exception | None, job: Any) -> str:
         with contextlib.suppress(Exception):
             lines = [line.strip() for line in (job.stderr() or "").splitlines()]
             last = next((line for line in reversed(lines) if line and not line.startswith("srun: ")), "")
+    if type(broken).__name__ == "WorkerCrashedError":  # Ray's
+        return "its process was killed"
     if job is None and broken is not None:
         codes = re.search(r"exit codes of the workers are \{(.*?)\}", str(broken))  # joblib's
         return f"its process was killed ({codes[1]})" if codes else in_a_line(broken)[:300]

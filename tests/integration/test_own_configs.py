@@ -68,6 +68,19 @@ def test_a_study_of_ones_own_runs_on_workers(own: Path, cli: Cli, small: list[st
     assert all("--config-dir" in line for line in again)
 
 
+def test_own_choices_are_swept_and_a_study_of_them_goes_through_a_launcher(
+    own: Path, cli: Cli, small: list[str], tmp_path: Path
+) -> None:
+    how = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "--config-dir", str(own), "-q"]
+    small = [word for word in small if not word.startswith("model")]
+    swept = cli("sweep", *small, "fc_out=mine,none", "model=tiny", "model.n_layers=1,2", "name=s", *how)
+    assert swept.code == 0, swept.err
+    assert "4 of 4 cells ended well" in swept.out
+    studied = cli("compare", *small, "study=own", "model=tiny", "model.n_layers=1", "name=c", *how)
+    assert studied.code == 0, studied.err
+    assert "b: fc_out=mine" in studied.out
+
+
 def test_list_marks_own_choices(own: Path, cli: Cli) -> None:
     said = cli("list", "fc_out", "--config-dir", str(own))
     assert "  mine * " in said.out

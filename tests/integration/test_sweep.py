@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import shutil
@@ -27,7 +28,10 @@ from tests.integration.sweeping import (
     write_text,
 )
 
-LAUNCHERS = ["basic", "joblib", "submitit_local"]
+NO_RAY = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed: the extra `ray` does that"
+)
+LAUNCHERS = ["basic", "joblib", "submitit_local", pytest.param("ray", marks=NO_RAY)]
 
 
 @pytest.fixture(scope="module")
@@ -251,6 +255,7 @@ WRONG = {
     "hydra.sweep.subdir=x": "ARM/seed=N",
     "fc_out=glob(q*)": "no choice fits",
     "hydra.sweeper.max_batch_size=-1": "must be 1 or more",
+    "+model=mini": "model has a choice already; leave out the +",
     "match=params,null": "in an arm of `compare`",
 }
 
