@@ -23,7 +23,7 @@ def _completed(context: typer.Context, incomplete: str) -> list[str]:
     given = context.params
     try:
         folder = checked(Path(given["config_dir"])) if given.get("config_dir") else None
-        launches = context.info_name in ("sweep", "compare")
+        launches = context.info_name in ("sweep", "compare", "claims")
         return candidates(incomplete, given.get("settings") or [], config_dir=folder, launches=launches)
     except (MhaAblateError, OSError):
         return []
@@ -149,12 +149,13 @@ def _print_words(out: Console, report: dict[str, Any]) -> None:
     """The sentence, the notes, and whether it was planned ahead."""
     from rich.text import Text
 
+    from mha_ablate.report.tables import kind_line
+
     out.print()
     out.print(Text(report["sentence"], style="bold"), soft_wrap=not out.is_terminal)
     for note in report["notes"]:
         out.print(Text(f"note: {note}", style="yellow"), soft_wrap=not out.is_terminal)
-    plan = f", plan {report['plan_hash']}" if report["kind"] != "exploratory" else ""
-    out.print(Text(f"{report['kind']}{plan}", style="dim"), soft_wrap=not out.is_terminal)
+    out.print(Text(kind_line(report), style="dim"), soft_wrap=not out.is_terminal)
 
 
 def printable(text: str) -> str:

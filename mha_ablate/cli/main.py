@@ -13,6 +13,7 @@ import typer.completion
 from mha_ablate import __version__
 from mha_ablate.cli import (
     board,
+    claims,
     compare,
     completion,
     cost,
@@ -62,6 +63,7 @@ def root(
 app.command(
     "compare", short_help="Train the arms of a study and say what removing fc_out costs.", epilog=compare.EPILOG
 )(compare.compare)
+app.command("claims", short_help="Try what is said of fc_out, claim by claim.", epilog=claims.EPILOG)(claims.claims)
 app.command("train", short_help="Train one model and leave a run folder.", epilog=train.EPILOG)(train.train)
 app.command("sweep", short_help="Train every combination of settings, here or on a cluster.", epilog=sweep.EPILOG)(
     sweep.sweep

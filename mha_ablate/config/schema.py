@@ -25,7 +25,7 @@ WORDS = {
     "model.block": ("pre", "post", "skipless", "parallel"),
     "model.norm": ("layernorm", "rmsnorm"),
     "model.positions": ("learned", "rope", "sinusoidal"),
-    "data.source": ("python_docs", "text", "hub"),
+    "data.source": ("python_docs", "python_code", "text", "hub"),
     "data.split": ("auto", "own", "blocks", "tail"),
     "tokenizer.kind": ("char", "byte", "bpe"),
     "trainer.device": ("auto", "cpu", "cuda"),
@@ -275,6 +275,20 @@ class TuneConfig:
         at_most("study.tune.widen", self.widen, 10)
 
 
+@dataclass  # not frozen: in a mapping OmegaConf could not fill it then
+class ClaimConfig:
+    """A statement about the baseline, and what would show it: see configs/study/statements."""
+
+    says: str
+    algebra: str
+    costs: list[str]  # arms that cost where freedom is lost, and cost nothing where none is, if the claim holds
+    rates: list[str]  # arms that stop training at lower learning rates than the baseline, if it holds
+    refused: dict[
+        str, list[str]
+    ]  # arms that cannot be built with these overrides, and can without them, if it holds there
+    change: str
+
+
 @dataclass(frozen=True)
 class StudyConfig:
     """Arms, seeds and margin of a comparison."""
@@ -289,6 +303,7 @@ class StudyConfig:
     copies: dict[str, list[str]]  # two arms that differ by chance alone, by what differs
     points: Any  # the study is run at each: overrides such as model.n_heads=4, or names with their overrides
     tune: TuneConfig | None
+    claims: dict[str, ClaimConfig]  # what the study is to decide
 
     def __post_init__(self) -> None:
         safe_name("study.name", self.name)
@@ -314,12 +329,31 @@ class StudyConfig:
         _ = self.seed_list
         self._check_pairs("waterfall", self.waterfall)
         self._check_pairs("copies", self.copies)
+        if self.claims and not (self.points or self.tune):
+            raise ValueError("study.claims are judged over several parts: give study.points or study.tune")
+        for name, claim in self.claims.items():
+            self._check_claim(name, claim)
         links = list(self.waterfall.values())
         if any(before[1] != after[0] for before, after in itertools.pairwise(links)):
             raise ValueError(
                 "study.waterfall is no chain: each step begins with the arm that the one before it ends with, as in "
                 "{loudness: [none, none_scaled], mixing: [none_scaled, dense]}"
             )
+
+    def _check_claim(self, name: str, claim: ClaimConfig) -> None:
+        safe_name("a claim's name", name)
+        for arm in (*claim.costs, *claim.rates, *claim.refused):
+            if arm not in self.arms or arm == self.baseline:
+                raise ValueError(
+                    f"study.claims.{name} names {arm}, no arm beside the baseline{nearest(arm, list(self.arms))}; there are "
+                    f"{', '.join(other for other in self.arms if other != self.baseline)}"
+                )
+        if claim.rates and self.tune is None:
+            raise ValueError(
+                f"study.claims.{name}.rates needs study.tune: without a grid no rate is known to be too high"
+            )
+        if not (claim.costs or claim.rates or claim.refused):
+            raise ValueError(f"study.claims.{name} rests on nothing: give costs, rates or refused")
 
     def _check_pairs(self, key: str, pairs: dict[str, list[str]]) -> None:
         for name, pair in pairs.items():

@@ -1,9 +1,11 @@
-"""Where text comes from: Python's own documentation, local files, the Hub. Splitting and tokenising happen elsewhere."""
+"""Where text comes from: Python's own documentation and code, local files, the Hub. Splitting and tokenising happen elsewhere."""
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
+import sysconfig
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,7 +22,7 @@ TYPOGRAPHY = {0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', 0x2013: "-", 0
 class Source:
     """Where a text is to be had, and how much of it."""
 
-    kind: str  # python_docs | text | hub
+    kind: str  # python_docs | python_code | text | hub
     path: str | None = None
     hub: HubData | None = None
     max_chars: int | None = None
@@ -56,7 +58,8 @@ def open_text(source: Source, watch: Watch = unwatched) -> Text:
     """The text of a source. Raises ValueError, in one line, for what cannot be had."""
     if source.hub is not None:
         return hub_text(source.hub, source.max_chars, source.licence, watch)
-    text = python_docs() if source.kind == "python_docs" else text_files(source.path or "")
+    embedded = {"python_docs": python_docs, "python_code": python_code}.get(source.kind)
+    text = embedded() if embedded else text_files(source.path or "")
     return limited(replace(text, licence=source.licence), source.max_chars)
 
 
@@ -83,6 +86,27 @@ def python_docs() -> Text:
                 kept.append(paragraph.rstrip())
     content = "\n\n".join(kept)
     return Text("python_docs", (lambda: iter([content]),))
+
+
+def python_code() -> Text:
+    """The modules of Python's standard library, as source: those that lie in its folder, by name, whose code is UTF-8.
+
+    About 4.7 million characters; the text differs between Python versions. Raises ValueError where they are not there as source.
+    """
+    folder = Path(sysconfig.get_path("stdlib"))
+    # What is made when Python itself is built differs between machines of one version.
+    files = [file for file in sorted(folder.glob("*.py")) if not file.name.startswith("_sysconfigdata")]
+    if not files:
+        raise ValueError(
+            f"data=python_code: {folder} holds no modules as source (install the full python3, or use data=text data.path=FILE)"
+        )
+
+    def pieces() -> Iterator[str]:
+        for file in files:
+            with contextlib.suppress(UnicodeDecodeError, OSError):
+                yield unicodedata.normalize("NFC", file.read_text(encoding="utf-8"))
+
+    return Text("python_code", (pieces,))
 
 
 def text_files(path: str) -> Text:

@@ -12,6 +12,7 @@ from typing import Any
 from mha_ablate.cost.freedom import freedom_lost
 from mha_ablate.errors import RequestError
 from mha_ablate.report.assemble import assemble, changed_since, commits, unfit
+from mha_ablate.report.claims import cards
 from mha_ablate.report.family import STAGES, absent_of, decide_together, parts_of, wholes
 from mha_ablate.report.joint_page import joint_page
 from mha_ablate.report.joint_plots import joint_figures
@@ -104,6 +105,7 @@ def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> 
     grids = [note for f, study in studies.items() if _stage(f) == GRID for note in _grid_notes(path, study)]
     report["notes"] = [*late, *_changed_notes(whole, parts), *grids, *_notes(report)]
     report["sentence"] = _sentence(report)
+    report["claims"] = cards(whole, parts, tunings) if whole else []
     return report
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from mha_ablate.report.claim_cards import cards_html
 from mha_ablate.report.page import document, notes, shown, standing, table
 
 APART = (
@@ -33,6 +34,7 @@ def joint_page(report: dict[str, Any], figures: list[str], command: str) -> str:
         report["name"],
         f"""<p class="answer">{escape(report["sentence"])}</p>
 {standing(report) if report["one_study"] else ""}
+{cards_html(report["claims"])}
 {notes(report["notes"])}
 <div class="figures">{"".join(shown(svg, wide=True) for svg in figures)}</div>
 <h2>All arms</h2>

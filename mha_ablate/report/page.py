@@ -26,6 +26,7 @@ from mha_ablate.report.tables import (
     TESTS,
     certainty_rows,
     estimate_rows,
+    kind_line,
     ledger_rows,
     reach_rows,
     verdict_text,
@@ -34,13 +35,6 @@ from mha_ablate.report.tables import (
 from mha_ablate.report.trade import frontier, priced, priced_keys, unequal
 from mha_ablate.report.trade_plots import trade_panel
 from mha_ablate.study.collect import Study
-
-KINDS = {
-    "confirmatory": "Confirmatory: arms, seeds, margin and the effect to be found were fixed in a plan before the first step",
-    "changed": "A plan was made before the first step and changed afterwards: read this as exploratory",
-    "exploratory": "Exploratory: no plan was made ahead (mha-ablate plan makes one)",
-}
-
 
 MANY_ROWS = 60  # of a table that is folded up: one that few will read to its end
 
@@ -241,8 +235,8 @@ def _setting(report: dict[str, Any]) -> str:
 
 def standing(report: dict[str, Any]) -> str:
     """Whether the study was planned ahead, and the plan's hash."""
-    plan = f"; plan <code>{escape(report['plan_hash'])}</code>" if report["kind"] != "exploratory" else ""
-    return f'<p class="quiet">{escape(KINDS[report["kind"]])}{plan}.</p>'
+    told = kind_line(report)
+    return f'<p class="quiet">{escape(told[0].upper() + told[1:])}.</p>'
 
 
 def table(

@@ -39,7 +39,18 @@ TESTS = {
 REACH = ("arm", "seeds that get there", "steps", "GFLOP", "seconds", "steps by seed")
 LEDGER = ("arm", "parameters", "attention", "fc_out", "FLOPs/token", "step ms", "tokens/s", "memory MB")
 RUNS = ("arm", "seed", "state", "step", "tokens", "gflop", "train_s", "val_loss")
+KINDS = {
+    "confirmatory": "confirmatory: arms, seeds, margin and the effect to be found were fixed in a plan before the first step",
+    "changed": "a plan was made before the first step and changed afterwards: read this as exploratory",
+    "exploratory": "exploratory: no plan was made ahead (mha-ablate plan makes one)",
+}
 MARKUP = re.compile(r"[\\|`*\[\]!]")
+
+
+def kind_line(report: dict[str, Any]) -> str:
+    """Whether the study was planned ahead, and the plan's hash: `mha-ablate plan` prints it when it writes the plan."""
+    plan = f"; plan {report['plan_hash']}" if report["kind"] != "exploratory" else ""
+    return f"{KINDS[report['kind']]}{plan}"
 
 
 def si(value: float | None) -> str:

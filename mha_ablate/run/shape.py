@@ -165,6 +165,12 @@ def parts_of(value: Any) -> dict[str, Any]:
     for key in ("earlier", "request"):
         _require(parts, _is_list_of(parts.get(key, []), str), f"{key} is no list of texts")
     _require_power(_dict_of(parts.get("power") or {}, "power"))
+    for claim in _dict_of(parts.get("claims", {}), "claims").values():
+        told = _dict_of(claim, "a claim")
+        _require(parts, all(_is_word(told.get(key)) for key in ("says", "algebra", "change")), "a claim says nothing")
+        _require(parts, all(_is_list_of(told.get(key), str) for key in ("costs", "rates")), "a claim has no arms")
+        refused = _dict_of(told.get("refused"), "refused").values()
+        _require(parts, all(_is_list_of(words, str) for words in refused), "refused are no lists of words")
     if "promised" in parts:
         parts_of(_dict_of(parts["promised"], "promised"))
     return parts

@@ -75,6 +75,7 @@ def departures(folder: StudyFolder, study: StudyConfig) -> list[str]:
 def _merged(study: StudyConfig, before: dict[str, Any]) -> dict[str, Any]:
     """What the request fixes, and of a promise what the request leaves out."""
     promised = before.get("promised", {})
+    claims = {name: asdict(claim) for name, claim in study.claims.items()}
     return {
         "study": study.name,
         "baseline": study.baseline,
@@ -83,6 +84,7 @@ def _merged(study: StudyConfig, before: dict[str, Any]) -> dict[str, Any]:
         "arms": {**promised.get("arms", {}), **{arm: list(study.arms[arm]) for arm in study.chosen}},
         "points": {**promised.get("points", {}), **{point: list(words) for point, words in study.point_words.items()}},
         "tune": None if study.tune is None else json.loads(json.dumps(asdict(study.tune))),
+        **({"claims": claims} if claims else {}),
     }
 
 
@@ -97,7 +99,9 @@ def on_grid(study: StudyConfig, rates: list[float], usual: float) -> StudyConfig
     arms = {arm_at(arm, rate): _at_rate(study.arms[arm], rate) for arm in study.chosen for rate in rates}
     near = min(rates, key=lambda rate: abs(math.log(rate / usual)))
     base = arm_at(study.baseline, near)
-    return replace(study, arms=arms, pick=None, baseline=base, seeds=study.tune.seeds, waterfall={}, copies={})
+    return replace(
+        study, arms=arms, pick=None, baseline=base, seeds=study.tune.seeds, waterfall={}, copies={}, claims={}
+    )
 
 
 def at_best(study: StudyConfig, best: dict[str, float]) -> StudyConfig:
@@ -117,7 +121,7 @@ def _rate(rate: float | None) -> list[str]:
 
 def single(study: StudyConfig) -> StudyConfig:
     """The study as one part of itself."""
-    return replace(study, points=None, tune=None)
+    return replace(study, points=None, tune=None, claims={})
 
 
 def check_tuning(study: StudyConfig) -> None:

@@ -8,7 +8,20 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-FIXED = ("study", "baseline", "margin", "seeds", "arms", "cells", "points", "tune", "waterfall", "copies", "text")
+FIXED = (
+    "study",
+    "baseline",
+    "margin",
+    "seeds",
+    "arms",
+    "cells",
+    "points",
+    "tune",
+    "claims",
+    "waterfall",
+    "copies",
+    "text",
+)
 FIXED += ("stopping_rule",)
 
 

@@ -1,0 +1,73 @@
+"""Cards of claims as a reader sees them: text for the terminal, HTML for the page."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from mha_ablate.report.claims import ONLY_IF, STANDS
+from mha_ablate.report.page import table
+from mha_ablate.report.sentence import counted
+
+COLUMNS = ("evidence", "where", "delta, 95%", "seeds", "found", "if it held", "speaks")
+
+
+def heading(card: dict[str, Any]) -> str:
+    """The claim's name and the verdict on it, in a line."""
+    condition = f" {card['only_if']}" if card["verdict"] == ONLY_IF else ""
+    return f"{card['claim'].replace('_', ' ')}: {card['verdict']}{condition}{' (a look)' if card['look'] else ''}"
+
+
+def rows(card: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row of text a piece of evidence, in the order of `COLUMNS`."""
+    return [
+        (
+            row["what"],
+            row["where"],
+            _delta(row),
+            "" if row["n"] is None else str(row["n"]),
+            row["found"],
+            row["predicted"],
+            STANDS[row["agrees"]],
+        )
+        for row in card["evidence"]
+    ]
+
+
+def standing(card: dict[str, Any]) -> str:
+    """How much of the evidence decides."""
+    if not card["evidence"]:
+        return "nothing has been measured yet"
+    count = len(card["evidence"])
+    return (
+        f"{card['open']} of {counted(count, 'row')} of evidence still open"
+        if card["open"]
+        else f"all {count} rows decide"
+    )
+
+
+def cards_html(cards: list[dict[str, Any]]) -> str:
+    """The cards as a part of a page; empty without any. Every text is escaped."""
+    return "".join(_card(card) for card in cards)
+
+
+def _card(card: dict[str, Any]) -> str:
+    told = "".join(
+        f"<dt>{name}</dt><dd>{escape(text)}</dd>"
+        for name, text in (
+            ("Claim", f"{card['says']}."),
+            ("Algebra", f"{card['algebra']}."),
+            ("Tested by", ", ".join(card["arms"])),
+            ("Evidence", f"{standing(card)}."),
+            ("What would change it", f"{card['change']}."),
+        )
+    )
+    return f"""<section class="claim"><h2>{escape(heading(card))}</h2><dl>{told}</dl>
+<details><summary>Every row</summary><div class="scroll">{table(COLUMNS, rows(card), reason=True)}</div></details></section>"""
+
+
+def _delta(row: dict[str, Any]) -> str:
+    if row["delta"] is None:
+        return ""
+    half = f" ±{(row['ci95'][1] - row['ci95'][0]) / 2:.4f}" if row["ci95"] else ""
+    return f"{row['delta']:+.4f}{half}"

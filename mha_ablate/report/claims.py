@@ -1,0 +1,199 @@
+"""Claims on trial: what a study's parts say for and against each, row by row, and the verdict on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from mha_ablate.errors import RequestError
+from mha_ablate.report.family import STAGES
+from mha_ablate.report.sentence import counted
+from mha_ablate.stats.verdict import ENOUGH_SEEDS
+from mha_ablate.study.parts import SHARED, TUNED
+
+# What the rows of a claim add up to.
+SUPPORTED, ONLY_IF, REFUTED, UNDECIDED = "supported", "supported only if", "refuted", "undecided"
+STANDS = {True: "for", False: "against", None: "open"}
+SHOWN = 4  # places named in a verdict
+
+
+def cards(whole: dict[str, Any], parts: list[dict[str, Any]], tunings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One card a claim: `{claim, says, algebra, arms, change, verdict, only_if, look, open, evidence}`.
+
+    Evidence is `{what, where, arm, delta, ci95, n, found, predicted, agrees}`: `agrees` is None where the row decides nothing.
+    """
+    return [
+        _card(name, claim, whole.get("request", []), whole.get("arms", {}), parts, tunings)
+        for name, claim in whole.get("claims", {}).items()
+    ]
+
+
+def _card(
+    name: str,
+    claim: dict[str, Any],
+    request: list[str],
+    arms: dict[str, list[str]],
+    parts: list[dict[str, Any]],
+    tunings: list[dict[str, Any]],
+) -> dict[str, Any]:
+    rows = [row for part in parts for arm in claim["costs"] if (row := _cost(part, arm))]
+    rows += [row for tuning in tunings for arm in claim["rates"] if (row := _rate(tuning, arm, parts))]
+    for arm, words in claim["refused"].items():
+        rows += _fits(arm, parts) + _refusal([*request, *arms.get(arm, [])], arm, words)
+    verdict, only_if = weighed(rows)
+    return {
+        "claim": name,
+        **{key: claim[key] for key in ("says", "algebra", "change")},
+        "arms": list(dict.fromkeys([*claim["costs"], *claim["rates"], *claim["refused"]])),
+        "verdict": verdict,
+        "only_if": only_if,
+        "look": verdict != UNDECIDED and any(row["look"] for row in rows if row["agrees"] is not None),
+        "open": sum(row["agrees"] is None for row in rows),
+        "evidence": rows,
+    }
+
+
+def weighed(rows: list[dict[str, Any]]) -> tuple[str, str | None]:
+    """The verdict on a claim, and the condition where it holds under one.
+
+    Rows that decide nothing count for nothing. A claim is supported where all others are for it and refuted where all are against
+    it. A row that predicts no cost can speak against a claim, and not for it: that nothing happens where nothing should is not
+    what it says.
+    """
+    main = [row for row in rows if row["predicted"] != "no cost"]
+    agree = [row for row in main if row["agrees"] is True]
+    against = [row for row in rows if row["agrees"] is False]
+    if not agree:
+        return (REFUTED if any(row["agrees"] is False for row in main) else UNDECIDED), None
+    if not against:
+        return SUPPORTED, None
+    apart = [row for row in against if row["predicted"] == "no cost"]
+    if len(apart) == len(against):
+        return ONLY_IF, f"what it costs at {_places(apart)}, where by algebra nothing is lost, is taken off"
+    return ONLY_IF, _condition(agree, [row for row in against if row not in apart])
+
+
+def _condition(agree: list[dict[str, Any]], against: list[dict[str, Any]]) -> str:
+    """What tells the rows for a claim from those against it: the stage, the arm, the place, or else the rows themselves."""
+    for key in ("stage", "arm", "point"):
+        of_agree, of_against = ({row[key] for row in rows} for rows in (agree, against))
+        if not of_agree & of_against:
+            return _either(dict.fromkeys(_as_condition(key, row[key]) for row in agree))
+    return _either(f"it is {row['arm']} at {row['where']}" for row in agree)
+
+
+def _as_condition(key: str, value: str) -> str:
+    if key == "stage":
+        return {SHARED: "all arms share one learning rate", TUNED: "each arm has its own best learning rate"}[value]
+    if key == "arm":
+        return f"{value} is what shows it"
+    return value if "=" in value else f"the setting is {value}"
+
+
+def _places(rows: list[dict[str, Any]]) -> str:
+    return ", ".join(_few(dict.fromkeys(row["where"] for row in rows)))
+
+
+def _either(words: Iterable[str]) -> str:
+    return " or ".join(_few(words))
+
+
+def _few(words: Iterable[str]) -> list[str]:
+    words = list(words)
+    return words[:SHOWN] + ([f"{len(words) - SHOWN} more"] if len(words) > SHOWN else [])
+
+
+def _cost(part: dict[str, Any], arm: str) -> dict[str, Any] | None:
+    """An arm's delta at one point and stage: for the claim where it costs and freedom is lost, against it else."""
+    found = next((one for one in part["arms"][1:] if one["arm"] == arm and one["delta"]), None)
+    if found is None or part["freedom_lost"] is None:
+        return None
+    predicted = "costs" if part["freedom_lost"] > 0 else "no cost"
+    costs = None if found["verdict"] == "undecided" else found["verdict"] == "costs"
+    return {
+        "what": f"{arm} minus {part['baseline']}",
+        **_where(part["point"], part["stage"]),
+        "arm": arm,
+        "delta": found["delta"]["mean"],
+        "ci95": found["delta"]["ci95"],
+        "n": found["n"],
+        "found": found["verdict"],
+        "predicted": predicted,
+        "agrees": None if costs is None else costs == (predicted == "costs"),
+        "look": bool(found["look"]),
+    }
+
+
+def _rate(tuning: dict[str, Any], arm: str, parts: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The highest rate at which an arm still trains, beside the baseline's: for the claim where it is lower."""
+    base = next((part["baseline"] for part in parts if part["point"] == tuning["point"]), None)
+    widest, losses = tuning["widest_stable"], tuning["losses"]
+    if base not in widest or arm not in widest:
+        return None
+    ends = [widest[name] == max(map(float, losses[name])) for name in (arm, base)]
+    told = [f"{name} {widest[name]:g}{' or more' if end else ''}" for name, end in zip((arm, base), ends, strict=True)]
+    at_the_end_of_the_grid = all(ends)
+    return {
+        "what": f"highest rate that still trains: {', '.join(told)}",
+        **_where(tuning["point"], ""),
+        "arm": arm,
+        "delta": None,
+        "ci95": None,
+        "n": len(tuning["seeds"]),
+        "found": "lower" if widest[arm] < widest[base] else "as high" if widest[arm] == widest[base] else "higher",
+        "predicted": "lower",
+        "agrees": None if at_the_end_of_the_grid else widest[arm] < widest[base],
+        "look": len(tuning["seeds"]) < ENOUGH_SEEDS,
+    }
+
+
+def _fits(arm: str, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Against a claim that an arm cannot be built: the runs of it that ended well."""
+    ended = [one["n"] for part in parts for one in part["arms"] if one["arm"] == arm and one["n"]]
+    if not ended:
+        return []
+    what = f"{arm} trains: {counted(sum(ended), 'run')} ended well"
+    return [_built(arm, what, "n_heads x head_dim = d_model", "trains", agrees=False)]
+
+
+def _refusal(request: list[str], arm: str, words: list[str]) -> list[dict[str, Any]]:
+    """For it: that the arm is refused with some words. Tried here and now, without training."""
+    where = ", ".join(words)
+    try:
+        _build([*request, *words])
+    except RequestError as error:
+        why = str(error)
+        if " cannot align " not in why:  # it could not be tried
+            return [_built(arm, f"{arm} could not be tried: {why}", where, "not tried", agrees=None)]
+        return [_built(arm, f"{arm} is refused: {why}", where, "refused", agrees=True)]
+    return [_built(arm, f"{arm} is built", where, "built", agrees=False)]
+
+
+def _build(words: list[str]) -> None:
+    """A model of these words, without memory for its values. Raises RequestError where it cannot be."""
+    from mha_ablate import build
+    from mha_ablate.config.compose import compose
+
+    build.model_of(build.resolved(compose(words).config), 2, "meta")
+
+
+def _built(arm: str, what: str, where: str, found: str, *, agrees: bool | None) -> dict[str, Any]:
+    return {
+        "what": what,
+        "where": where,
+        "point": where,
+        "stage": "",
+        "arm": arm,
+        "delta": None,
+        "ci95": None,
+        "n": None,
+        "found": found,
+        "predicted": "refused",
+        "agrees": agrees,
+        "look": False,
+    }
+
+
+def _where(point: str, stage: str) -> dict[str, str]:
+    """Where a row stands: its words for a reader, and its point and stage."""
+    return {"where": ", ".join(filter(None, (point, STAGES[stage]))) or "here", "point": point, "stage": stage}

@@ -1,0 +1,47 @@
+"""`claims`: the quick form from the command line, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Cli
+
+
+@pytest.mark.slow
+def test_the_quick_form_tells_all_four_claims(cli: Cli, small: list[str], tmp_path: Path) -> None:
+    words = ["claims", "--quick", *small, "study.seeds=2", "-q"]
+    told = cli(*words, "--json")
+    assert told.code == 0, told.err
+    cards = told.json["claims"]
+    assert [card["claim"] for card in cards] == ["integration", "expressive_power", "alignment", "stability"]
+    assert all({"verdict", "evidence"} <= card.keys() for card in cards)
+    by_name = {card["claim"]: card for card in cards}
+    assert by_name["alignment"]["verdict"] == "supported only if"
+    assert {row["where"] for row in by_name["integration"]["evidence"]} >= {"base, shared rate", "split, own best rate"}
+    assert len(by_name["expressive_power"]["evidence"]) == 12
+    again = cli(*words)
+    assert again.code == 0, again.err
+    assert "alignment: supported only if model.head_dim=64" in again.out
+    assert (tmp_path / "outputs/claims_quick/report/report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--quick", "study=fc_out"], "--quick chooses study=claims_quick"),
+        (["study.claims.x.says=3"], "study.claims.x"),
+        (["study.claims.integration.costs=[nobody]"], "no arm beside the baseline"),
+        (["study.claims.integration.costs=[]"], "rests on nothing"),
+        (["study.tune=null"], "needs study.tune"),
+    ],
+)
+def test_what_cannot_be_tried_is_one_line(
+    words: list[str], said: str, cli: Cli, small: list[str], tmp_path: Path
+) -> None:
+    told = cli("claims", *small, *words, "-q")
+    assert (told.code, told.out) == (2, "")
+    assert said in told.err
+    assert told.err.count("\n") == 1
+    assert not (tmp_path / "outputs").exists()

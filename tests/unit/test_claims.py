@@ -1,0 +1,155 @@
+"""Claims: what each row of evidence says, what the rows add up to, and how a card looks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mha_ablate.report.claim_cards import cards_html, heading, rows
+from mha_ablate.report.claims import ONLY_IF, REFUTED, SUPPORTED, UNDECIDED, cards, weighed
+from mha_ablate.report.joint import joint_report, write_joint
+from mha_ablate.run.shape import parts_of
+from tests.unit.test_joint import made
+
+CLAIM = {"says": "It <helps>", "algebra": "d^2", "costs": ["none"], "rates": [], "refused": {}, "change": "More"}
+
+
+def row(agrees: bool | None, predicted: str = "costs", **keys: Any) -> dict[str, Any]:
+    place = {"where": "here", "point": "here", "stage": "", "arm": "none", "look": False}
+    return {**place, "predicted": predicted, "agrees": agrees, **keys}
+
+
+ROWS = st.lists(
+    st.builds(
+        row, st.sampled_from([True, False, None]), st.sampled_from(["costs", "no cost", "lower"]), point=st.text("ab")
+    ),
+    max_size=6,
+)
+
+
+@given(ROWS)
+def test_what_rows_add_up_to(evidence: list[dict[str, Any]]) -> None:
+    verdict, only_if = weighed(evidence)
+    main = [one["agrees"] for one in evidence if one["predicted"] != "no cost"]
+    every = [one["agrees"] for one in evidence]
+    assert (verdict == UNDECIDED) == (True not in main and False not in main)
+    assert (verdict == REFUTED) == (True not in main and False in main)
+    assert (verdict == SUPPORTED) == (True in main and False not in every)
+    assert (verdict == ONLY_IF) == (only_if is not None)
+    open_rows = [row(None), row(None, "no cost")]
+    assert weighed([*evidence, *open_rows]) == (verdict, only_if), "what is open weighs nothing"
+
+
+@pytest.mark.parametrize(
+    ("evidence", "told"),
+    [
+        ([row(True, stage="shared"), row(False, stage="tuned")], "all arms share one learning rate"),
+        ([row(False, stage="shared"), row(True, stage="tuned")], "each arm has its own best learning rate"),
+        ([row(True, arm="a"), row(False, arm="b")], "a is what shows it"),
+        (
+            [row(True, point="n_heads=8"), row(True, point="split"), row(False, point="base")],
+            "n_heads=8 or the setting is split",
+        ),
+        (
+            [row(True), row(False, "no cost", where="n_heads=1")],
+            "what it costs at n_heads=1, where by algebra nothing is lost",
+        ),
+        ([row(True, where="x"), row(False)], "it is none at x"),
+    ],
+)
+def test_a_condition_is_what_tells_rows_apart(evidence: list[dict[str, Any]], told: str) -> None:
+    verdict, only_if = weighed(evidence)
+    assert verdict == ONLY_IF
+    assert only_if is not None
+    assert told in only_if
+
+
+def part(verdict: str, lost: float | None, point: str = "n_heads=4") -> dict[str, Any]:
+    arm = {"arm": "none", "delta": {"mean": 0.1, "ci95": [0.05, 0.15]}, "n": 8, "verdict": verdict, "look": False}
+    return {"point": point, "stage": "", "baseline": "dense", "freedom_lost": lost, "arms": [{"arm": "dense"}, arm]}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "lost", "agrees"),
+    [
+        ("costs", 5.0, True),
+        ("equivalent", 5.0, False),
+        ("helps", 5.0, False),
+        ("undecided", 5.0, None),
+        ("costs", 0.0, False),
+        ("equivalent", 0.0, True),
+    ],
+)
+def test_a_delta_speaks_by_its_verdict_and_by_what_algebra_takes_away(
+    verdict: str, lost: float, agrees: bool | None
+) -> None:
+    [card] = cards({"claims": {"x": CLAIM}}, [part(verdict, lost)], [])
+    [found] = card["evidence"]
+    assert found["agrees"] is agrees
+    assert found["predicted"] == ("costs" if lost else "no cost")
+    assert (found["delta"], found["n"]) == (0.1, 8)
+
+
+def test_sizes_that_do_not_say_what_is_lost_are_no_evidence() -> None:
+    [card] = cards({"claims": {"x": CLAIM}}, [part("costs", None)], [])
+    assert (card["evidence"], card["verdict"]) == ([], UNDECIDED)
+
+
+@pytest.mark.parametrize(
+    ("none", "dense", "agrees"), [(1e-3, 3e-3, True), (3e-3, 3e-3, False), (3e-3, 1e-3, False), (9e-3, 9e-3, None)]
+)
+def test_a_rate_speaks_unless_both_reach_the_end_of_the_grid(none: float, dense: float, agrees: bool | None) -> None:
+    curve = {"0.001": 2.0, "0.003": 2.0, "0.009": 2.0}
+    tuning = {
+        "point": "n_heads=4",
+        "seeds": [100],
+        "losses": {"none": curve, "dense": curve},
+        "widest_stable": {"none": none, "dense": dense},
+    }
+    claim = {**CLAIM, "costs": [], "rates": ["none"]}
+    [card] = cards({"claims": {"x": claim}}, [part("costs", 5.0)], [tuning])
+    [found] = card["evidence"]
+    assert found["agrees"] is agrees
+    assert card["look"] is (agrees is not None), "one seed is a look"
+
+
+def test_what_cannot_be_built_is_tried() -> None:
+    claim = {**CLAIM, "costs": [], "refused": {"none": ["model.head_dim=64"]}}
+    whole = {"claims": {"x": claim}, "request": [], "arms": {"none": ["fc_out=none"]}}
+    [card] = cards(whole, [part("costs", 5.0)], [])
+    assert [one["agrees"] for one in card["evidence"]] == [False, True]
+    assert heading(card) == "x: supported only if model.head_dim=64"
+    fits = {**whole, "claims": {"x": {**claim, "refused": {"none": ["model.head_dim=32"]}}}}
+    assert cards(fits, [], [])[0]["verdict"] == REFUTED
+    unknown = {**whole, "claims": {"x": {**claim, "refused": {"none": ["model.no_such_key=1"]}}}}
+    assert [one["agrees"] for one in cards(unknown, [], [])[0]["evidence"]] == [None]
+
+
+def test_a_study_with_claims_has_their_cards_in_its_report(tmp_path: Path) -> None:
+    for n in (2, 4):
+        made(tmp_path / f"x/n_heads={n}", seed=n, seeds=8)
+    whole = {"study": "x", "points": {"n_heads=2": [], "n_heads=4": []}, "tune": None, "claims": {"one_thing": CLAIM}}
+    (tmp_path / "x/parts.json").write_text(json.dumps(whole))
+    report = write_joint(tmp_path / "x")
+    [card] = report["claims"]
+    assert card["claim"] == "one_thing"
+    assert len(rows(card)) == len(card["evidence"])
+    page = (tmp_path / "x/report/report.html").read_text(encoding="utf-8")
+    assert "one thing: " in page
+    assert "It &lt;helps&gt;" in page
+    (tmp_path / "x/parts.json").write_text(json.dumps({**whole, "claims": {}}))
+    assert joint_report(tmp_path / "x")["claims"] == []
+    assert cards_html([]) == ""
+
+
+@pytest.mark.parametrize("broken", [{"says": 3}, {"costs": "none"}, {"refused": []}, {"refused": {"none": "x"}}])
+def test_claims_that_this_package_did_not_write_are_not_believed(broken: dict[str, Any]) -> None:
+    good = {"study": "x", "points": {}, "claims": {"x": CLAIM}}
+    assert parts_of(good)["claims"] == {"x": CLAIM}
+    with pytest.raises(ValueError, match=r"claim|refused"):
+        parts_of({**good, "claims": {"x": {**CLAIM, **broken}}})
