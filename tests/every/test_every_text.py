@@ -44,6 +44,7 @@ def config_of(data: str, tokenizer: str, folder: Path) -> RunConfig:
         "text": [f"data.path={folder / 'text.txt'}"],
         "hub": ["data.hub.name=owner/name"],
         "python_docs": ["data.max_chars=20000"],
+        "python_code": ["data.max_chars=20000"],
     }
     small = ["model.context=8", "tokenizer.vocab_size=300"] if tokenizer == "bpe" else ["model.context=8"]
     return compose([f"data={data}", f"tokenizer={tokenizer}", "data.sha256=null", *small, *needed.get(data, [])]).config

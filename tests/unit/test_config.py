@@ -82,7 +82,7 @@ def test_the_default_choices_are_those_of_the_index(default: RunConfig) -> None:
 def test_every_default_is_written_in_yaml_alone() -> None:
     classes = [c for c in vars(schema).values() if dataclasses.is_dataclass(c)]
     assert RunConfig in classes
-    assert len(classes) == 10
+    assert len(classes) == 11
     for cls in classes:
         for field in fields(cls):  # pyright: ignore[reportArgumentType]
             assert field.default is dataclasses.MISSING, f"{cls}.{field.name}"
@@ -121,7 +121,7 @@ def test_requests_composed_together_do_not_touch_each_other() -> None:
         ({"trainer": {"threads": 5000}}, "4096 or less"),
         ({"data": {"source": "text"}}, "data.path=FILE"),
         ({"data": {"path": "x"}}, "add data=text"),
-        ({"data": {"source": "web"}}, "python_docs, text, hub"),
+        ({"data": {"source": "web"}}, "python_docs, python_code, text, hub"),
         ({"data": {"split": "own "}}, "did you mean 'own'"),
         ({"data": {"max_chars": 0}}, "data.max_chars=0"),
         ({"data": {"source": "hub"}}, "data.hub.name=OWNER/NAME"),

@@ -432,3 +432,25 @@ def test_a_stamp_changes_with_the_files(folder: Path) -> None:
     stamps.append(source.stamp())
     assert len(set(stamps)) == 4
     assert Source("python_docs").stamp() == ()
+
+
+def test_python_code_is_the_standard_librarys_own() -> None:
+    text = open_text(Source("python_code", max_chars=60_000)).read()
+    assert len(text) == 60_000
+    assert "from __future__" in text
+    assert "def " in text
+    assert text == open_text(Source("python_code", max_chars=60_000)).read()
+
+
+def test_python_code_without_modules_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    with pytest.raises(ValueError, match="holds no modules as source"):
+        open_text(Source("python_code"))
+
+
+def test_a_module_that_is_not_utf8_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\n")
+    (tmp_path / "b.py").write_bytes(b"x = '\xff'\n")
+    (tmp_path / "_sysconfigdata_here.py").write_text("built = 1\n")
+    monkeypatch.setattr("sysconfig.get_path", lambda _: str(tmp_path))
+    assert open_text(Source("python_code")).read() == "x = 1\n"
