@@ -6,10 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from mha_ablate.errors import RequestError
-from mha_ablate.report.family import STAGES
+from mha_ablate.report.family import SHARED, STAGES, TUNED
 from mha_ablate.report.sentence import counted
 from mha_ablate.stats.verdict import ENOUGH_SEEDS
-from mha_ablate.study.parts import SHARED, TUNED
 
 # What the rows of a claim add up to.
 SUPPORTED, ONLY_IF, REFUTED, UNDECIDED = "supported", "supported only if", "refuted", "undecided"

@@ -12,7 +12,6 @@ from mha_ablate.report.board import rebuild_events
 from mha_ablate.report.family import STAGES, whole_above
 from mha_ablate.report.figures import figures
 from mha_ablate.report.floor import floor_of
-from mha_ablate.report.joint import joint_report
 from mha_ablate.report.means import mean_folders
 from mha_ablate.report.page import page
 from mha_ablate.report.plots import as_png, as_svg
@@ -64,6 +63,8 @@ def _verdict(arm: dict[str, Any]) -> tuple[Any, ...]:
 
 def _decide_in(whole: Path, report: dict[str, Any], path: Path, margin: float | None) -> None:
     """Give a part's report the verdicts that it has among all parts of its study: one contrast, one verdict."""
+    from mha_ablate.report.joint import joint_report
+
     folder = path.resolve()
     joint = joint_report(whole, margin=margin)
     part = next((part for part in joint["parts"] if whole / part["folder"] == folder), None)
