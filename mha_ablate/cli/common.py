@@ -101,7 +101,7 @@ def print_report(report: dict[str, Any]) -> None:
     from mha_ablate.report.tables import COLUMNS, bits_line, rows
 
     out = console()
-    _print_table(out, COLUMNS, rows(report))
+    print_table(out, COLUMNS, rows(report))
     for arm in report["arms"]:
         out.print(Text(f"{arm['arm']}: {' '.join(arm['overrides'])}", style="dim"), soft_wrap=not out.is_terminal)
     if bits := bits_line(report):
@@ -116,19 +116,19 @@ def print_joint(report: dict[str, Any]) -> None:
     from mha_ablate.report.joint import COLUMNS, TUNING_COLUMNS, fall_rows, rows, tuning_rows, why_undecided
 
     out = console()
-    _print_table(out, COLUMNS, rows(report))
+    print_table(out, COLUMNS, rows(report))
     if why := why_undecided(report):
         out.print(Text(f"{why}\n", style="dim"), soft_wrap=not out.is_terminal)
     if fall := fall_rows(report):
         print("removal taken apart, nats per token")
-        _print_table(out, fall[0], fall[1:])
+        print_table(out, fall[0], fall[1:])
     for tuning in report["tunings"]:
         print(f"learning rates {tuning['point']}".rstrip())
-        _print_table(out, TUNING_COLUMNS, tuning_rows(tuning))
+        print_table(out, TUNING_COLUMNS, tuning_rows(tuning))
     _print_words(out, report)
 
 
-def _print_table(out: Console, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def print_table(out: Console, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     """Left the first column and a verdict at the end, else right; no spaces at the ends of lines."""
     from rich.table import Table
     from rich.text import Text

@@ -20,7 +20,9 @@ from mha_ablate.cli import (
     data,
     doctor,
     errors,
+    export,
     generate,
+    inspect,
     plan,
     replay,
     report,
@@ -80,6 +82,10 @@ app.command("replay", short_help="Train a finished run again and compare it bit 
 app.command("generate", short_help="Continue a text with the model of a finished run.", epilog=generate.EPILOG)(
     generate.generate
 )
+app.command(
+    "inspect", short_help="Swap, truncate and silence parts of a trained fc_out, and look at them.", epilog=inspect.EPILOG
+)(inspect.inspect)
+app.command("export", short_help="Write a run's model for other libraries.", epilog=export.EPILOG)(export.export)
 app.command("board", short_help="Serve TensorBoard with the comparison in view.", epilog=board.EPILOG)(board.board)
 app.add_typer(data.app, name="data", short_help="Look at a text, or fetch and tokenise it ahead of training.")
 app.command("list", short_help="Show what can be chosen.", epilog=listing.EPILOG)(listing.list_)

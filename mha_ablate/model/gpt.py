@@ -106,21 +106,29 @@ class GPT(nn.Module):
         `past`, one a layer, holds the tokens before these and takes these in; all of them must fit into the context.
         """
         start = past[0].length if past else 0
+        x_BTC = self.embedded(ids_BT, start)
+        rotary = self.rotary(x_BTC, start)
+        for i, block in enumerate(self.blocks):
+            x_BTC = block(x_BTC, rotary, past[i]) if past else block(x_BTC, rotary)
+        return self.logits(x_BTC)
+
+    def embedded(self, ids_BT: Tensor, start: int = 0) -> Tensor:
+        """The stream before the first block, `[B T C]`; the first token stands at position `start`."""
         stop = start + ids_BT.shape[1]
         x_BTC = self.tokens(ids_BT)
         if self.positions is not None:
             x_BTC = x_BTC + self.positions.weight[start:stop]
         if self.sinus_TC is not None:
             x_BTC = x_BTC + self.get_buffer("sinus_TC")[start:stop].to(x_BTC.dtype)
-        x_BTC = F.dropout(x_BTC, self.dropout, self.training) if self.dropout else x_BTC
-        rotary = self._rotary(x_BTC, start)
-        for i, block in enumerate(self.blocks):
-            x_BTC = block(x_BTC, rotary, past[i]) if past else block(x_BTC, rotary)
+        return F.dropout(x_BTC, self.dropout, self.training) if self.dropout else x_BTC
+
+    def logits(self, x_BTC: Tensor) -> Tensor:
+        """What the output layer makes of the stream after the last block: `[B T vocab_size]`."""
         if self.norm is not None:
             x_BTC = self.norm(x_BTC)
         return F.linear(x_BTC, self.tokens.weight) if self.output is None else self.output(x_BTC)
 
-    def _rotary(self, like: Tensor, start: int) -> tuple[Tensor, Tensor] | None:
+    def rotary(self, like: Tensor, start: int) -> tuple[Tensor, Tensor] | None:
         """The tables of angles in the working precision, once for all layers."""
         if self.cos is None:
             return None

@@ -68,12 +68,12 @@ with its 95% t interval; positive means worse.</p>
     )
 
 
-def document(name: str, body: str) -> str:
-    """A whole page around its body."""
+def document(name: str, body: str, heading: str = "What is fc_out worth? Study") -> str:
+    """A whole page around its body; the name follows the heading."""
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(name)} - mha_ablate</title><style>{CSS}</style></head><body>
-<h1>What is fc_out worth? Study {escape(name)}</h1>
+<h1>{escape(heading)} {escape(name)}</h1>
 {body}</body></html>
 """
 

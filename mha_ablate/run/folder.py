@@ -125,6 +125,11 @@ class RunFolder:
         return self.path / "checkpoint" / "tokenizer.json"
 
     @property
+    def inspect_dir(self) -> Path:
+        """What `inspect` found: inspect.html, inspect.json, figures."""
+        return self.path / "inspect"
+
+    @property
     def mean_dir(self) -> Path:
         """TensorBoard's mean over this run and the seeds beside it. It is no run, and holds no run.json."""
         return self.path.parent / "mean"

@@ -100,6 +100,29 @@ class FcOut(nn.Module):
         `earlier` holds the fc_out of the layers below, first layer first.
         """
 
+    @torch.no_grad()
+    def as_affine(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
+        """W `[C, H*V]` and b `[C]` of y = W z + b, in the type of `like`, which must be that of the weights; None for any other map.
+
+        W is read off from what comes back for each channel of z alone, so that no variant needs to say it twice. That there
+        is nothing else, such as a say of the input x, is checked on random numbers; a variant may say so itself.
+        """
+        p, V = self.place, self.value_width
+        channels = p.n_heads * V
+        stream = torch.Generator().manual_seed(0)
+
+        def drawn(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=stream, dtype=torch.float64).to(like)
+
+        unit = torch.eye(channels, dtype=like.dtype, device=like.device).view(1, channels, p.n_heads, V)
+        b_C = self(torch.zeros_like(unit[:, :1]), drawn(1, 1, p.d_model))[0, 0]
+        W_CZ = (self(unit, drawn(1, channels, p.d_model))[0] - b_C).T.contiguous()
+        z = drawn(1, 8, p.n_heads, V)
+        found, wanted = self(z, drawn(1, 8, p.d_model)), z.flatten(-2) @ W_CZ.T + b_C
+        scale = float(wanted.abs().max()) + float(W_CZ.abs().max())
+        agree = bool((found - wanted).abs().max() <= math.sqrt(torch.finfo(like.dtype).eps) * scale)
+        return (W_CZ, b_C) if agree else None
+
     def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:
         """Map the heads' outputs to the residual. `z: [B T H V]`, the sublayer's input `x: [B T C] -> [B T C]`."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
