@@ -105,6 +105,8 @@ def _written(run: RunFolder, found: dict[str, Any]) -> Path:
 
 def _print(found: dict[str, Any]) -> None:
     """The tables, as wide as 80 columns."""
+    from rich.text import Text
+
     from mha_ablate.cli.common import console, print_table
     from mha_ablate.report import inspect_tables as rows
 
@@ -114,17 +116,19 @@ def _print(found: dict[str, Any]) -> None:
         if body:
             print_table(out, head, body)
 
-    print(f"{rows.what_it_is(found)}\n{rows.text_line(found)}\n")
+    def say(text: str) -> None:
+        out.print(Text(text), soft_wrap=not out.is_terminal)
+
+    say(f"{rows.what_it_is(found)}\n{rows.text_line(found)}\n")
     block(rows.CHANGES, rows.change_rows(found))
     block(rows.RANKS, rows.rank_rows(found))
     heads = rows.head_rows(found, SHOWN_HEADS)
     if len(heads) < len(found["heads"]):
-        print(f"the {len(heads)} costliest of {len(found['heads'])} heads, LAYER.HEAD")
+        say(f"the {len(heads)} costliest of {len(found['heads'])} heads, LAYER.HEAD")
     block(rows.HEADS, heads)
     block(rows.LAYERS, rows.layer_rows(found))
-    for name, exact, delta, apart, why in rows.fold_rows(found):
-        told = f"exact, delta {delta}, max |logit difference| {apart}" if exact == "yes" else f"not exact: {why}"
-        print(f"fold {name}: {told}")
+    for name, told in rows.fold_rows(found):
+        say(f"fold {name}, {told}")
     for line in rows.left_out_lines(found):
-        print(line)
-    print(f"\n{rows.sentence(found)}")
+        say(line)
+    out.print(Text(f"\n{rows.sentence(found)}", style="bold"), soft_wrap=not out.is_terminal)

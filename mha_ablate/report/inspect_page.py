@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mha_ablate.errors import RequestError
-from mha_ablate.report.inspect_plots import figures
+from mha_ablate.report.inspect_plots import figures, page_panels
 from mha_ablate.report.inspect_tables import (
     CHANGES,
     FOLDS,
@@ -25,7 +25,7 @@ from mha_ablate.report.inspect_tables import (
     what_it_is,
 )
 from mha_ablate.report.page import document, folded, notes, shown, table
-from mha_ablate.report.plots import as_png, as_svg
+from mha_ablate.report.plots import PANEL, as_png, as_svg
 from mha_ablate.run.folder import RunFolder, write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ CAPTIONS = {
     "ranks": "All layers cut at once. Dashed: a random matrix of the norm of what was cut, added to W_O; band: its draws.",
     "heads": "By zeros, by the head's mean over the text, by its outputs in another window. Grey: random matrices of the norm of "
     "the head's columns.",
-    "spectra": "Left, W_O; right, OV = W_O,h W_V,h, a line a head, which no choice of basis inside a head changes.",
+    "w_o": "Few directions carry most of it where the line falls steeply.",
+    "ov": "A line a head: W_O,h W_V,h, which no choice of basis inside a head changes.",
     "cross_head": "The share of W_O that maps a head to another head's slice of the stream.",
 }
 HOW = """<h2>How to read this</h2>
@@ -47,13 +48,13 @@ that the change costs. se: its standard error over windows of text. It says noth
 hits something that training has put there; one that costs as much is no more than noise of its size.</dd>
 <dt>zero, mean, resample</dt><dd>A head's outputs replaced by zeros, by their mean over the text, by those of another window at the same
 position. Zeros take the head's mean away too, and so overstate it.</dd>
-<dt>identity, as loud</dt><dd>I is usually far louder than a trained W_O, which alone would cost; s I has W_O's Frobenius norm. The other
+<dt>I, s I</dt><dd>I is usually far louder than a trained W_O, and loudness alone costs; s I has W_O's Frobenius norm. The other
 weights were trained with W_O in place: what this costs is not what training without W_O costs.</dd>
 <dt>ranks</dt><dd>Stable |W|<sub>F</sub>² / |W|<sub>2</sub>², and effective, the exponential of the entropy of the singular values, as
 shares of their sum. Of OV: the mean over heads.</dd>
 <dt>cross-head, overlap</dt><dd>The share of |W_O|² outside its H diagonal blocks; what the spaces that heads write to have in common. In
 brackets: of random matrices.</dd>
-<dt>branch/stream, CKA, sum error</dt><dd>How loud what attention adds is against the stream that it is added to; how alike heads are in
+<dt>loudness, CKA, sum error</dt><dd>How loud what attention adds is against the stream that it is added to; how alike heads are in
 what they add (linear CKA, the mean over pairs); how far the sum of the heads' parts is from the output, relative to its largest entry.</dd>
 <dt>folds</dt><dd>The same function with its weights elsewhere; differences are rounding in fp32.</dd>
 </dl>
@@ -71,14 +72,14 @@ def write_inspection(folder: RunFolder, found: Found, command: str) -> Path:
     for name, figure in made.items():
         write_atomic(place / f"{name}.svg", as_svg(figure))
         write_atomic(place / f"{name}.png", as_png(figure))
-    write_atomic(place / "inspect.html", page(found, made, command))
+    write_atomic(place / "inspect.html", page(found, page_panels(found), command))
     return place / "inspect.html"
 
 
 def page(found: Found, made: dict[str, Figure], command: str) -> str:
     """The page as HTML. Every text is escaped."""
     drawn = "".join(
-        shown(as_svg(figure), CAPTIONS[name], label=name, wide=name == "spectra" or figure.get_figwidth() > 8)
+        shown(as_svg(figure), CAPTIONS[name], label=CAPTIONS[name], wide=figure.get_figwidth() > PANEL)
         for name, figure in made.items()
     )
     return document(

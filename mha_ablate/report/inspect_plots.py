@@ -14,7 +14,7 @@ Found = dict[str, Any]
 HEIGHT = 3.6
 LINEAR = 1e-3  # nats: below it the axis of deltas is linear, above it logarithmic
 SILENCED = (("zero", "o", PALETTE[1]), ("mean", "s", PALETTE[0]), ("resample", "^", PALETTE[2]))
-HEADS_TO_AN_INCH = 3.2
+HEADS_OF_A_PANEL = 24  # of more the figure is as wide as the page
 BELOW = {"loc": "upper center", "frameon": False, "fontsize": 9}
 
 
@@ -33,9 +33,17 @@ def figures(found: Found) -> dict[str, Figure]:
     return made
 
 
+def page_panels(found: Found) -> dict[str, Figure]:
+    """The same for the page, which shows one panel a figure."""
+    made = figures(found)
+    if made.pop("spectra", None):
+        made["w_o"], made["ov"] = (drawn([spectrum_panel(found, which)], HEIGHT) for which in ("w_o", "ov"))
+    return made
+
+
 def heads_width(found: Found) -> float:
-    """Inches: a place for every head, and no less than a panel."""
-    return min(14.0, max(PANEL, 1.5 + len(found["heads"]) / HEADS_TO_AN_INCH))
+    """Inches: of many heads those of two panels."""
+    return PANEL if len(found["heads"]) <= HEADS_OF_A_PANEL else 2 * PANEL
 
 
 def rank_panel(found: Found) -> Panel:
@@ -51,8 +59,8 @@ def rank_panel(found: Found) -> Panel:
             axes.plot(at, [null["mean"] for _, null in nulls], color=FAINT, lw=1.4, ls="--", label="random, same norm")
         costs = [float("nan") if row["delta"] is None else row["delta"] for row in rows]
         axes.plot(places, costs, color=PALETTE[0], lw=1.8, marker="o", ms=4, label="smallest directions cut")
-        axes.set_xticks(places, [str(row["rank"]) for row in rows])
-        _delta_axis(axes)
+        axes.set_xticks(places, [str(row["rank"]) for row in rows], fontsize=9)
+        _delta_axis(axes, [*costs, *(null["low"] for _, null in nulls), *(null["high"] for _, null in nulls)])
         axes.set(title="Loss against the rank of W_O", xlabel="rank kept, in every layer")
         axes.legend(**BELOW, bbox_to_anchor=(0.5, -0.2), ncols=2)
 
@@ -78,16 +86,20 @@ def head_panel(found: Found) -> Panel:
         middles = [layer * n_heads + (n_heads - 1) / 2 for layer in range(len(rows) // n_heads)]
         axes.set_xticks(middles, [str(layer) for layer in range(len(middles))])
         axes.tick_params(axis="x", length=0)
-        _delta_axis(axes)
+        _delta_axis(axes, [row[how] for row in rows for how, _, _ in SILENCED])
         axes.set(title="One head silenced", xlabel="layer; its heads from left to right")
         axes.legend(**BELOW, bbox_to_anchor=(0.5, -0.2), ncols=4)
 
     return draw
 
 
-def _delta_axis(axes: Axes) -> None:
+def _delta_axis(axes: Axes, values: list[float | None]) -> None:
+    """Zero in view, logarithmic away from it; numbers as people write them."""
+    told = [value for value in values if value is not None and value == value]
     axes.axhline(0, color=GREY, lw=1)
     axes.set_yscale("symlog", linthresh=LINEAR, linscale=0.6)
+    axes.set_ylim(min([-LINEAR, *(1.6 * v for v in told)]), max([LINEAR, *(1.6 * v for v in told)]))
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set_ylabel("delta, nats per token")
     axes.grid(axis="y", color=GRID, lw=0.6)
     axes.minorticks_off()
@@ -111,6 +123,8 @@ def spectrum_panel(found: Found, which: str) -> Panel:
                     label=label,
                 )
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
         axes.grid(axis="y", color=GRID, lw=0.6)
         title = "W_O: singular values" if which == "w_o" else "OV of each head: singular values"
         axes.set(title=title, xlabel="number, the largest first")

@@ -8,16 +8,16 @@ Row = tuple[str, ...]
 Found = dict[str, Any]
 
 EXPERIMENTS = {
-    "identity": "W_O replaced by I",
-    "identity_as_loud": "W_O replaced by s I, as loud",
+    "identity": "I in the place of W_O",
+    "identity_as_loud": "s I, as loud as W_O",
     "no_cross_head": "W_O without its cross-head part",
     "shuffled_heads": "heads shuffled before W_O",
 }
 CHANGES = ("in all layers", "delta", "se", "null", "lowest to highest")
 RANKS = ("rank", "delta", "se", "null", "lowest to highest")
 HEADS = ("head", "zero", "mean", "resample", "se", "null")
-LAYERS = ("layer", "W_O rank", "OV rank", "cross-head", "overlap", "branch/stream", "CKA", "sum error")
-FOLDS = ("fold", "exact", "delta", "max |logit diff|", "why not")
+LAYERS = ("layer", "W_O rank", "OV rank", "cross-head", "overlap", "loudness", "CKA", "sum error")
+FOLDS = ("fold", "what comes of it")
 NEAR = 0.01  # nats: a rank that costs less is said to be enough
 
 
@@ -89,9 +89,12 @@ def _with_chance(value: float | None, chance: float | None) -> str:
 def fold_rows(found: Found) -> list[Row]:
     """One row a fold."""
     return [
-        (row["name"], "yes", _power(row["delta"], "+"), _power(row["max_logit_difference"]), "")
-        if row["exact"]
-        else (row["name"], "no", "-", "-", row["why"])
+        (
+            row["name"],
+            f"exact: delta {_power(row['delta'], '+')} nats, max |logit difference| {_power(row['max_logit_difference'])}"
+            if row["exact"]
+            else f"not exact: {row['why']}",
+        )
         for row in found["folds"]
     ]
 
@@ -109,39 +112,48 @@ def what_it_is(found: Found) -> str:
     sizes = found["sizes"]
     heads = f"{sizes['n_heads']} head{'s' if sizes['n_heads'] > 1 else ''} of {sizes['head_dim']}"
     step = f", step {found['step']}" if found["step"] is not None else ""
-    return f"{found['fc_out']}, attention={found['attention']['qkv']}, d_model {sizes['d_model']}, {sizes['n_layers']} layers, {heads}{step}"
+    layers = f"{sizes['n_layers']} layer{'s' if sizes['n_layers'] > 1 else ''}"
+    how = f"attention={found['attention']['qkv']}, d_model {sizes['d_model']}"
+    return f"{found['fc_out']}, {how}, {layers}, {heads}{step}"
 
 
 def text_line(found: Found) -> str:
     """What the losses are of."""
     text = found["text"]
     if text is None:
-        return "no text: weights alone"
+        return "No text: weights alone"
     return (
-        f"loss {plain(found['loss'])} nats per token untouched, on {text['tokens']:,} tokens: {text['windows']} of {text['of']} "
+        f"Loss {plain(found['loss'])} nats per token untouched, on {text['tokens']:,} tokens: {text['windows']} of {text['of']} "
         f"windows of the {text['split']} text"
     )
 
 
 def sentence(found: Found) -> str:
-    """The finding in a sentence or two."""
+    """The finding in a sentence or three."""
+    costs = {row["name"]: row for row in found["experiments"] if row["delta"] is not None}
     parts = []
-    for row in found["experiments"]:
-        if row["name"] in ("identity_as_loud", "no_cross_head") and row["delta"] is not None:
-            null = f", a random matrix of that size {signed(row['null']['mean'])}" if row["null"] else ""
-            parts.append(f"{EXPERIMENTS[row['name']]}: {signed(row['delta'])} nats per token{null}.")
+    if row := costs.get("identity_as_loud"):
+        parts.append(f"An identity as loud as W_O in its place costs {_against_null(row)}.")
+    if row := costs.get("no_cross_head"):
+        parts.append(f"W_O without its cross-head part costs {_against_null(row)}.")
     if found["ranks"]:
-        enough = [row["rank"] for row in found["ranks"] if abs(row["delta"]) <= NEAR]
-        parts.append(f"Rank {enough[0]} of {found['ranks'][-1]['rank']} in every layer stays within {NEAR} nats.")
+        full = found["ranks"][-1]["rank"]
+        enough = next(row["rank"] for row in found["ranks"] if abs(row["delta"]) <= NEAR or row["rank"] == full)
+        parts.append(f"Cut to rank {enough} of {full} in every layer, it costs {NEAR} nats or less.")
     if found["heads"]:
         free = [row for row in found["heads"] if row["mean"] is not None and row["mean"] <= NEAR]
         parts.append(f"{len(free)} of {len(found['heads'])} heads can be set to their mean, one at a time, for {NEAR} nats or less.")
     return " ".join(parts) or "Nothing here was measured on text: spectra and ranks of the weights alone."
 
 
+def _against_null(row: dict[str, Any]) -> str:
+    null = f" (a random change of that size: {signed(row['null']['mean'])})" if row["null"] else ""
+    return f"{signed(row['delta'])} nats per token{null}"
+
+
 def signed(value: float | None) -> str:
-    """`+0.0123`; `-` where there is none."""
-    return "-" if value is None else f"{value:+.4f}"
+    """`+0.0123`, and 0.0000 without a sign; `-` where there is none."""
+    return "-" if value is None else f"{value:+.4f}" if abs(value) >= 0.00005 else "0.0000"
 
 
 def plain(value: float | None, digits: int = 4) -> str:

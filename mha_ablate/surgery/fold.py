@@ -30,25 +30,26 @@ def can_take(fc_out: FcOut) -> bool:
     return not held and type(fc_out).connect is FcOut.connect
 
 
-def value_factors(W_CZ: Tensor, P_CY: Tensor, n_heads: int) -> Tensor:
-    """G_h `[H, V', V]` with P_h G_h = W_h for every head: values G_h v_h through P do what v_h through W does.
+def values_behind(W_CZ: Tensor, values_HVN: Tensor, P_CY: Tensor) -> Tensor:
+    """U_h `[H, V', N]` with P_h U_h = W_h V_h for every head: these values through P do what V_h do through W.
 
-    The least-squares answer, pinv(P_h) W_h. Raises Inexact where that is none: W writes where P cannot.
+    The least-squares answer, pinv(P_h) W_h V_h. Raises Inexact where that is none: W V writes where P cannot.
     """
-    W_HCV, P_HCY = head_columns(W_CZ, n_heads), head_columns(P_CY, n_heads)
-    G = torch.linalg.pinv(P_HCY) @ W_HCV
-    lost = float((P_HCY @ G - W_HCV).norm()) / max(float(W_HCV.norm()), 1e-300)
+    n_heads = len(values_HVN)
+    wanted, P_HCY = head_columns(W_CZ, n_heads) @ values_HVN, head_columns(P_CY, n_heads)
+    U = torch.linalg.pinv(P_HCY) @ wanted
+    lost = float((P_HCY @ U - wanted).norm()) / max(float(wanted.norm()), 1e-300)
     if lost > EXACT:
-        raise Inexact(f"{lost:.0%} of W_O, by its norm, has no place there")
-    return G
+        raise Inexact(f"{lost:.0%} of what heads write, by its norm, has no place there")
+    return U
 
 
 @torch.no_grad()
 def fold_into(model: GPT, target: GPT) -> GPT:
     """`target` with the weights of `model`, each layer's W_O folded into its values; both in float64.
 
-    The target has the same sizes and settings, and its fc_out takes folds (`can_take`). V_h becomes G_h V_h (`value_factors`),
-    b_V,h becomes G_h b_V,h + c_h with sum_h P_h c_h = b_O. Raises Inexact.
+    The target has the same sizes and settings, and its fc_out takes folds (`can_take`). V_h becomes pinv(P_h) W_h V_h
+    (`values_behind`), b_V,h likewise, plus c_h with sum_h P_h c_h = b_O. Raises Inexact.
     """
     theirs = {k: v for k, v in model.state_dict().items() if ".fc_out." not in k and ".qkv." not in k}
     missing, unexpected = target.load_state_dict(theirs, strict=False)
@@ -70,12 +71,23 @@ def _fold_layer(old: Attention, new: Attention) -> None:
     if source is None or place is None:
         raise Inexact("its output projection is no fixed matrix")
     (W, b), (P, _) = source, place
-    G = value_factors(W, P, n_heads)
     bias = old.qkv.map.bias
     moved = _spread(P, b, n_heads) if bool(b.any()) else None
     if moved is not None and (bias is None or old.shaped is not None):
         raise Inexact("its output bias has no value bias to go into that would arrive whole")
-    _write_values(old, new, G, moved)
+    weights = values_behind(W, _values(old, "weight"), P)
+    biases = None if bias is None else values_behind(W, _values(old, "bias"), P)
+    if biases is not None and moved is not None:
+        biases = biases + moved.unsqueeze(-1)
+    _write_values(old, new, weights, biases)
+
+
+def _values(attention: Attention, name: str) -> Tensor:
+    """What makes each head's values, weight `[H, V, n_in]` or bias `[H, V, 1]`: that of the shared map H times under attention=split."""
+    qkv, V = attention.qkv, attention.fc_out.value_width
+    H = 1 if isinstance(qkv, SplitQKV) else qkv.n_heads
+    rows = getattr(qkv.map, name)[2 * H * qkv.widths[0] :]
+    return rows.view(H, V, -1).expand(qkv.n_heads, V, -1)
 
 
 def _spread(P_CY: Tensor, b_C: Tensor, n_heads: int) -> Tensor:
@@ -86,22 +98,17 @@ def _spread(P_CY: Tensor, b_C: Tensor, n_heads: int) -> Tensor:
     return c.view(n_heads, -1)
 
 
-def _write_values(old: Attention, new: Attention, G_HYV: Tensor, moved_HY: Tensor | None) -> None:
-    """Queries and keys as they are; values behind G, their bias with what was moved."""
-    split, heads = isinstance(old.qkv, SplitQKV), old.qkv.n_heads
-    if split and not (_alike(G_HYV) and (moved_HY is None or _alike(moved_HY))):
-        raise Inexact("heads share one W_V under attention=split, and need different ones")
-    D, V = old.qkv.widths[0], old.fc_out.value_width
-    H = 1 if split else heads
-    for name in ("weight", "bias"):
-        mine, theirs = getattr(old.qkv.map, name), getattr(new.qkv.map, name)
-        if mine is None:
-            continue
-        values = mine[2 * H * D :].view(H, V, *mine.shape[1:])
-        folded = torch.einsum("hyv,hv...->hy...", G_HYV[:H], values)
-        if name == "bias" and moved_HY is not None:
-            folded = folded + moved_HY[:H]
-        theirs.copy_(torch.cat((mine[: 2 * H * D], folded.flatten(0, 1))))
+def _write_values(old: Attention, new: Attention, weights_HYN: Tensor, biases_HY1: Tensor | None) -> None:
+    """Queries and keys as they are, other values."""
+    H = old.qkv.n_heads
+    if isinstance(old.qkv, SplitQKV):
+        if not (_alike(weights_HYN) and (biases_HY1 is None or _alike(biases_HY1))):
+            raise Inexact("heads share one W_V under attention=split, and need different ones")
+        H = 1
+    kept = 2 * H * old.qkv.widths[0]
+    new.qkv.map.weight.copy_(torch.cat((old.qkv.map.weight[:kept], weights_HYN[:H].flatten(0, 1))))
+    if old.qkv.map.bias is not None and new.qkv.map.bias is not None and biases_HY1 is not None:
+        new.qkv.map.bias.copy_(torch.cat((old.qkv.map.bias[:kept], biases_HY1[:H].flatten())))
 
 
 def _alike(x: Tensor) -> bool:
