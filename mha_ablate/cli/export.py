@@ -22,7 +22,9 @@ def export(
     folder: Annotated[
         Path, typer.Argument(metavar="RUN", help="A finished run: OUTPUTS/NAME/ARM/seed=N.", show_default=False)
     ],
-    to: Annotated[str, typer.Option(metavar="FORMAT", help="hf: a GPT-2 for the `transformers` library.", show_default=False)],
+    to: Annotated[
+        str, typer.Option(metavar="FORMAT", help="hf: a GPT-2 for the `transformers` library.", show_default=False)
+    ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where it goes: a new folder.", show_default=False)],
     weights: Annotated[
         Weights, typer.Option(help="Those at the end, or those at the lowest validation loss.")
@@ -31,8 +33,8 @@ def export(
 ) -> None:
     """Write the model of a finished run as a checkpoint that other libraries load, with the same logits.
 
-    GPT-2 has learned positions, LayerNorm before each branch, and full attention: a run with other settings is refused, in a line that
-    names them. `pip install 'mha-ablate[hf]'` installs `transformers`, which nothing else here needs.
+    GPT-2 has learned positions, LayerNorm before each branch, and full attention: a run with other settings is refused, in a line
+    that names them. `pip install 'mha-ablate[hf]'` installs `transformers`, which nothing else here needs.
     """
     from mha_ablate.cli.common import print_json
     from mha_ablate.run.folder import RunFolder

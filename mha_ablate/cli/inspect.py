@@ -44,7 +44,9 @@ def inspect(
     ] = 0,
     fold: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Write a folded checkpoint to --out instead: v_bias, or a variant that takes W_O."),
+        typer.Option(
+            metavar="NAME", help="Write a folded checkpoint to --out instead: v_bias, or a variant that takes W_O."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where --fold writes: a new folder.")] = None,
     weights: Annotated[
@@ -55,8 +57,8 @@ def inspect(
 ) -> None:
     """Experiments on the output projection W_O of a finished run, and diagnostics of every layer.
 
-    W_O is swapped for the identity, cut in rank, kept inside heads; heads are shuffled and silenced one at a time. Losses are on the
-    run's own validation text, beside random changes of the same size. Only RUN/inspect is written (docs/inspecting.md).
+    W_O is swapped for the identity, cut in rank, kept inside heads; heads are shuffled and silenced one at a time. Losses are on
+    the run's own validation text, beside random changes of the same size. Only RUN/inspect is written (docs/inspecting.md).
     """
     from mha_ablate.cli.common import print_json
     from mha_ablate.errors import RequestError

@@ -83,7 +83,9 @@ app.command("generate", short_help="Continue a text with the model of a finished
     generate.generate
 )
 app.command(
-    "inspect", short_help="Swap, truncate and silence parts of a trained fc_out, and look at them.", epilog=inspect.EPILOG
+    "inspect",
+    short_help="Swap, truncate and silence parts of a trained fc_out, and look at them.",
+    epilog=inspect.EPILOG,
 )(inspect.inspect)
 app.command("export", short_help="Write a run's model for other libraries.", epilog=export.EPILOG)(export.export)
 app.command("board", short_help="Serve TensorBoard with the comparison in view.", epilog=board.EPILOG)(board.board)

@@ -42,14 +42,14 @@ CAPTIONS = {
 }
 HOW = """<h2>How to read this</h2>
 <dl>
-<dt>delta, se</dt><dd>Loss of the changed model minus that of the untouched one on the same windows, in nats per token: positive means
-that the change costs. se: its standard error over windows of text. It says nothing about other seeds.</dd>
-<dt>null</dt><dd>W_O plus a random matrix of the Frobenius norm of the change, in several draws. A change that costs more than its null
-hits something that training has put there; one that costs as much is no more than noise of its size.</dd>
-<dt>zero, mean, resample</dt><dd>A head's outputs replaced by zeros, by their mean over the text, by those of another window at the same
-position. Zeros take the head's mean away too, and so overstate it.</dd>
-<dt>I, s I</dt><dd>I is usually far louder than a trained W_O, and loudness alone costs; s I has W_O's Frobenius norm. The other
-weights were trained with W_O in place: what this costs is not what training without W_O costs.</dd>
+<dt>delta, se</dt><dd>Loss of the changed model minus that of the untouched one on the same windows, in nats per token:
+positive means that the change costs. se: its standard error over windows of text. It says nothing about other seeds.</dd>
+<dt>null</dt><dd>W_O plus a random matrix of the Frobenius norm of the change, in several draws. A change that costs more than its
+null hits something that training has put there; one that costs as much is no more than noise of its size.</dd>
+<dt>zero, mean, resample</dt><dd>A head's outputs replaced by zeros, by their mean over the text, by those of another window at
+the same position. Zeros take the head's mean away too, and so overstate it.</dd>
+<dt>I, s I</dt><dd>I is usually far louder than a trained W_O, and loudness alone costs; s I has W_O's Frobenius norm. The
+other weights were trained with W_O in place: what this costs is not what training without W_O costs.</dd>
 <dt>ranks</dt><dd>Stable |W|<sub>F</sub>² / |W|<sub>2</sub>², and effective, the exponential of the entropy of the singular values, as
 shares of their sum. Of OV: the mean over heads.</dd>
 <dt>cross-head, overlap</dt><dd>The share of |W_O|² outside its H diagonal blocks; what the spaces that heads write to have in common. In

@@ -35,9 +35,12 @@ def figures(found: Found) -> dict[str, Figure]:
 
 def page_panels(found: Found) -> dict[str, Figure]:
     """The same for the page, which shows one panel a figure."""
-    made = figures(found)
-    if made.pop("spectra", None):
-        made["w_o"], made["ov"] = (drawn([spectrum_panel(found, which)], HEIGHT) for which in ("w_o", "ov"))
+    made = {}
+    for name, figure in figures(found).items():
+        if name == "spectra":
+            made |= {which: drawn([spectrum_panel(found, which)], HEIGHT) for which in ("w_o", "ov")}
+        else:
+            made[name] = figure
     return made
 
 

@@ -103,8 +103,12 @@ def left_out_lines(found: Found) -> list[str]:
     """What does not apply and why, a line each reason."""
     reasons: dict[str, list[str]] = {}
     for row in found["left_out"]:
-        reasons.setdefault(row["why"], []).append(EXPERIMENTS.get(row["what"], row["what"]))
+        reasons.setdefault(row["why"], []).append(_called(row["what"]))
     return [f"left out, {', '.join(whats)}: {why}" for why, whats in reasons.items()]
+
+
+def _called(what: str) -> str:
+    return EXPERIMENTS.get(what, what)
 
 
 def what_it_is(found: Found) -> str:
@@ -142,7 +146,9 @@ def sentence(found: Found) -> str:
         parts.append(f"Cut to rank {enough} of {full} in every layer, it costs {NEAR} nats or less.")
     if found["heads"]:
         free = [row for row in found["heads"] if row["mean"] is not None and row["mean"] <= NEAR]
-        parts.append(f"{len(free)} of {len(found['heads'])} heads can be set to their mean, one at a time, for {NEAR} nats or less.")
+        parts.append(
+            f"{len(free)} of {len(found['heads'])} heads can be set to their mean, one at a time, for {NEAR} nats or less."
+        )
     return " ".join(parts) or "Nothing here was measured on text: spectra and ranks of the weights alone."
 
 

@@ -35,7 +35,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Asked:
-    """How closely to look: windows of text (None: what takes about a minute), random draws a null, steps of fine-tuning (0: none)."""
+    """How closely to look: windows of text (None: about a minute's worth), random draws a null, steps of fine-tuning (0: none)."""
 
     windows: int | None = None
     draws: int = DRAWS

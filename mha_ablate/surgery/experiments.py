@@ -1,7 +1,7 @@
 """What the loss says to each change of the output projection, on fixed windows of text.
 
-Every delta is loss(changed) - loss(untouched), in nats per token. Beside the removal of a part stands its null: W_O plus a random matrix
-of that part's Frobenius norm, in several draws. What costs no more than its null is not worth more than its size.
+Every delta is loss(changed) - loss(untouched), in nats per token. Beside the removal of a part stands its null: W_O plus a
+random matrix of that part's Frobenius norm, in several draws. What costs no more than its null is not worth more than its size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Subject:
-    """An untouched model on its bench: its loss, and W `[C, H*V]` and b `[C]` of every layer, None where they are no fixed matrices."""
+    """An untouched model on its bench, its losses, and W `[C, H*V]` and b `[C]` of every layer: None where it is no fixed matrix."""
 
     bench: Bench
     affine: Sequence[tuple[Tensor, Tensor]] | None

@@ -83,7 +83,7 @@ def _fold_layer(old: Attention, new: Attention) -> None:
 
 
 def _values(attention: Attention, name: str) -> Tensor:
-    """What makes each head's values, weight `[H, V, n_in]` or bias `[H, V, 1]`: that of the shared map H times under attention=split."""
+    """What makes each head's values, weight `[H, V, n_in]` or bias `[H, V, 1]`: under attention=split the shared map's, H times."""
     qkv, V = attention.qkv, attention.fc_out.value_width
     H = 1 if isinstance(qkv, SplitQKV) else qkv.n_heads
     rows = getattr(qkv.map, name)[2 * H * qkv.widths[0] :]
@@ -91,7 +91,7 @@ def _values(attention: Attention, name: str) -> Tensor:
 
 
 def _spread(P_CY: Tensor, b_C: Tensor, n_heads: int) -> Tensor:
-    """c `[H, V']` with P c = b, the smallest. Raises Inexact where there is none."""
+    """The smallest c `[H, V']` with P c = b. Raises Inexact where there is none."""
     c = torch.linalg.pinv(P_CY) @ b_C
     if float((P_CY @ c - b_C).norm()) > EXACT * float(b_C.norm()):
         raise Inexact("its output bias points where the values cannot write")

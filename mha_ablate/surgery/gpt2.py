@@ -70,13 +70,17 @@ def _norm(name: str, norm: torch.nn.Module | None) -> dict[str, Tensor]:
     return {f"{name}.weight": weight, f"{name}.bias": torch.zeros_like(weight) if bias is None else bias}
 
 
-def maps_of(tensors: Mapping[str, Tensor], n_layers: int, n_heads: int, d_model: int) -> Iterator[tuple[Tensor, Tensor]]:
+def maps_of(
+    tensors: Mapping[str, Tensor], n_layers: int, n_heads: int, d_model: int
+) -> Iterator[tuple[Tensor, Tensor]]:
     """W_O `[C, C]` and the value weights `[H D C]` of every layer of a GPT-2. Raises ValueError where they are not there."""
     for i in range(n_layers):
         own = f"h.{i}.attn"
         c_attn, c_proj = (_found(tensors, f"{own}.{name}.weight") for name in ("c_attn", "c_proj"))
         if c_attn.shape != (d_model, 3 * d_model) or c_proj.shape != (d_model, d_model):
-            raise ValueError(f"{own} has shapes {[*c_attn.shape]} and {[*c_proj.shape]}, not those of d_model = {d_model}")
+            raise ValueError(
+                f"{own} has shapes {[*c_attn.shape]} and {[*c_proj.shape]}, not those of d_model = {d_model}"
+            )
         yield c_proj.T, c_attn[:, 2 * d_model :].T.reshape(n_heads, -1, d_model)
 
 

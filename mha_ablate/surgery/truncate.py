@@ -27,7 +27,9 @@ def block_diagonal(W_CZ: Tensor, n_heads: int) -> Tensor:
 def _blocks(W_CZ: Tensor, n_heads: int) -> Tensor:
     """`[H D D]`. Raises ValueError for a W that is not square in blocks."""
     if W_CZ.shape[0] != W_CZ.shape[1] or W_CZ.shape[0] % n_heads:
-        raise ValueError(f"a {' x '.join(map(str, W_CZ.shape))} matrix has no diagonal of {n_heads} equal square blocks")
+        raise ValueError(
+            f"a {' x '.join(map(str, W_CZ.shape))} matrix has no diagonal of {n_heads} equal square blocks"
+        )
     D = W_CZ.shape[0] // n_heads
     return W_CZ.view(n_heads, D, n_heads, D).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
 

@@ -102,7 +102,7 @@ class FcOut(nn.Module):
 
     @torch.no_grad()
     def as_affine(self, like: Tensor) -> tuple[Tensor, Tensor] | None:
-        """W `[C, H*V]` and b `[C]` of y = W z + b, in the type of `like`, which must be that of the weights; None for any other map.
+        """W `[C, H*V]` and b `[C]` of y = W z + b, in the type of `like`, which is that of the weights; None for any other map.
 
         W is read off from what comes back for each channel of z alone, so that no variant needs to say it twice. That there
         is nothing else, such as a say of the input x, is checked on random numbers; a variant may say so itself.
