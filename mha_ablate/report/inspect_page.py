@@ -50,12 +50,13 @@ null hits something that training has put there; one that costs as much is no mo
 the same position. Zeros take the head's mean away too, and so overstate it.</dd>
 <dt>I, s I</dt><dd>I is usually far louder than a trained W_O, and loudness alone costs; s I has W_O's Frobenius norm. The
 other weights were trained with W_O in place: what this costs is not what training without W_O costs.</dd>
-<dt>ranks</dt><dd>Stable |W|<sub>F</sub>² / |W|<sub>2</sub>², and effective, the exponential of the entropy of the singular values, as
-shares of their sum. Of OV: the mean over heads.</dd>
-<dt>cross-head, overlap</dt><dd>The share of |W_O|² outside its H diagonal blocks; what the spaces that heads write to have in common. In
-brackets: of random matrices.</dd>
+<dt>ranks</dt><dd>Stable |W|<sub>F</sub>² / |W|<sub>2</sub>², and effective, the exponential of the entropy of the singular values,
+as shares of their sum. Of OV: the mean over heads.</dd>
+<dt>cross-head, overlap</dt><dd>The share of |W_O|² outside its H diagonal blocks; what the spaces that heads write to have in common.
+In brackets: of random matrices.</dd>
 <dt>loudness, CKA, sum error</dt><dd>How loud what attention adds is against the stream that it is added to; how alike heads are in
-what they add (linear CKA, the mean over pairs); how far the sum of the heads' parts is from the output, relative to its largest entry.</dd>
+what they add (linear CKA, the mean over pairs); how far the sum of the heads' parts is from the output, relative to its
+largest entry.</dd>
 <dt>folds</dt><dd>The same function with its weights elsewhere; differences are rounding in fp32.</dd>
 </dl>
 """

@@ -23,7 +23,7 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Subject:
-    """An untouched model on its bench, its losses, and W `[C, H*V]` and b `[C]` of every layer: None where it is no fixed matrix."""
+    """An untouched model on its bench, its losses, and W `[C, H*V]` and b `[C]` of every layer: None where it is no matrix."""
 
     bench: Bench
     affine: Sequence[tuple[Tensor, Tensor]] | None

@@ -27,12 +27,13 @@ LEVEL = {
     "build": 4,
     "corpora": 4,
     "training": 3,
+    "surgery": 3,
     **dict.fromkeys(("model", "data", "run", "cost", "stats"), 2),
     "config": 1,
     "errors": 0,
     "__init__": 0,  # the version; the Python interface that it hands out is imported when it is asked for
 }
-TAKE_PLAIN_ARGUMENTS = ("model", "data", "training", "cost", "stats", "run")
+TAKE_PLAIN_ARGUMENTS = ("model", "data", "training", "cost", "stats", "run", "surgery")
 
 
 def parsed(file: Path) -> ast.Module:
