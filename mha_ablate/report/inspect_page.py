@@ -38,7 +38,7 @@ CAPTIONS = {
     "the head's columns.",
     "w_o": "Few directions carry most of it where the line falls steeply.",
     "ov": "A line a head: W_O,h W_V,h, which no choice of basis inside a head changes.",
-    "cross_head": "The share of W_O that maps a head to another head's slice of the stream.",
+    "cross_head_energy": "The share of W_O that maps a head to another head's slice of the stream.",
 }
 HOW = """<h2>How to read this</h2>
 <dl>
@@ -52,8 +52,8 @@ the same position. Zeros take the head's mean away too, and so overstate it.</dd
 other weights were trained with W_O in place: what this costs is not what training without W_O costs.</dd>
 <dt>ranks</dt><dd>Stable |W|<sub>F</sub>² / |W|<sub>2</sub>², and effective, the exponential of the entropy of the singular values,
 as shares of their sum. Of OV: the mean over heads.</dd>
-<dt>cross-head, overlap</dt><dd>The share of |W_O|² outside its H diagonal blocks; what the spaces that heads write to have in common.
-In brackets: of random matrices.</dd>
+<dt>cross-head, overlap</dt><dd>The share of |W_O|² outside its H diagonal blocks; what the spaces that heads write to have in
+common. In brackets: of random matrices.</dd>
 <dt>loudness, CKA, sum error</dt><dd>How loud what attention adds is against the stream that it is added to; how alike heads are in
 what they add (linear CKA, the mean over pairs); how far the sum of the heads' parts is from the output, relative to its
 largest entry.</dd>

@@ -29,7 +29,7 @@ def figures(found: Found) -> dict[str, Figure]:
     if spectra:
         made["spectra"] = drawn([spectrum_panel(found, "w_o"), spectrum_panel(found, "ov")], HEIGHT)
     if any(row["cross_head_energy"] is not None for row in spectra):
-        made["cross_head"] = drawn([energy_panel(found)], HEIGHT)
+        made["cross_head_energy"] = drawn([energy_panel(found)], HEIGHT)
     return made
 
 

@@ -95,7 +95,7 @@ def _identity(subject: Subject, *, loud: bool) -> Row:
             return {"why": NO_MATRIX}
         plain = dict.fromkeys(range(len(subject.bench.model.blocks)), Concatenated())
         return {**subject.cost(plain), "null": None}
-    eye = torch.eye(len(subject.affine[0][1]), device=subject.affine[0][0].device)
+    eye = torch.eye(len(subject.affine[0][1])).to(subject.affine[0][0])
     if not loud and all(torch.equal(W, eye) for W, _ in subject.affine):
         return {"why": "W_O is the identity already"}
     return subject.changed(lambda W: eye * (W.norm() / eye.norm() if loud else 1.0))

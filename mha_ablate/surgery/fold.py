@@ -49,7 +49,7 @@ def fold_into(model: GPT, target: GPT) -> GPT:
     """`target` with the weights of `model`, each layer's W_O folded into its values; both in float64.
 
     The target has the same sizes and settings, and its fc_out takes folds (`can_take`). V_h becomes pinv(P_h) W_h V_h
-    (`values_behind`), b_V,h likewise, plus c_h with sum_h P_h c_h = b_O. Raises Inexact.
+    (`values_behind`); biases become c_h with sum_h P_h c_h = b_O + sum_h W_h b_V,h. Raises Inexact.
     """
     theirs = {k: v for k, v in model.state_dict().items() if ".fc_out." not in k and ".qkv." not in k}
     missing, unexpected = target.load_state_dict(theirs, strict=False)
@@ -66,19 +66,16 @@ def fold_into(model: GPT, target: GPT) -> GPT:
 def _fold_layer(old: Attention, new: Attention) -> None:
     if old.qkv.identity_values:
         raise Inexact("its values are not learned, so there is no W_V to fold into")
-    weight, n_heads = old.qkv.map.weight, old.qkv.n_heads
+    weight = old.qkv.map.weight
     source, place = old.fc_out.as_affine(weight), new.fc_out.as_affine(weight)
     if source is None or place is None:
         raise Inexact("its output projection is no fixed matrix")
     (W, b), (P, _) = source, place
     bias = old.qkv.map.bias
-    moved = _spread(P, b, n_heads) if bool(b.any()) else None
-    if moved is not None and (bias is None or old.shaped is not None):
+    if bool(b.any()) and (bias is None or old.shaped is not None):
         raise Inexact("its output bias has no value bias to go into that would arrive whole")
     weights = values_behind(W, _values(old, "weight"), P)
-    biases = None if bias is None else values_behind(W, _values(old, "bias"), P)
-    if biases is not None and moved is not None:
-        biases = biases + moved.unsqueeze(-1)
+    biases = None if bias is None else _biases_behind(old, W, b, P)
     _write_values(old, new, weights, biases)
 
 
@@ -88,6 +85,15 @@ def _values(attention: Attention, name: str) -> Tensor:
     H = 1 if isinstance(qkv, SplitQKV) else qkv.n_heads
     rows = getattr(qkv.map, name)[2 * H * qkv.widths[0] :]
     return rows.view(H, V, -1).expand(qkv.n_heads, V, -1)
+
+
+def _biases_behind(old: Attention, W_CZ: Tensor, b_C: Tensor, P_CY: Tensor) -> Tensor:
+    """Value biases `[H, V', 1]` for all constants together, or head by head where they do not arrive whole."""
+    given = _values(old, "bias")
+    if old.shaped is not None:
+        return values_behind(W_CZ, given, P_CY)
+    arriving_C = b_C + (head_columns(W_CZ, old.qkv.n_heads) @ given).sum(0).squeeze(-1)
+    return _spread(P_CY, arriving_C, old.qkv.n_heads).unsqueeze(-1)
 
 
 def _spread(P_CY: Tensor, b_C: Tensor, n_heads: int) -> Tensor:

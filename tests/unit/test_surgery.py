@@ -209,7 +209,7 @@ def test_a_map_that_is_not_linear_in_its_heads_is_caught() -> None:
 def test_a_gate_is_no_fixed_matrix_and_others_are_theirs() -> None:
     for make in (Dense, NoProjection, PerHead, MergedOV):
         model = loud(gpt(make, bias=True))
-        z, x, y = bench_of(model).seen(1)
+        z, _, y = bench_of(model).seen(1)
         W, b = affine_of(model)[1]
         assert float((z.flatten(-2) @ W.T + b - y).abs().max()) < EXACT * float(y.abs().max())
     assert affine_of(loud(gpt(Gate))) == []
@@ -307,7 +307,7 @@ def test_what_was_folded_out_folds_back() -> None:
 
 
 def test_a_fold_that_would_change_the_function_is_refused() -> None:
-    with pytest.raises(Inexact, match="layer 0: .*no place"):
+    with pytest.raises(Inexact, match=r"layer 0: .*no place"):
         fold_into(loud(gpt(Dense)), gpt(NoProjection).double())
     with pytest.raises(Inexact, match="no fixed matrix"):
         fold_into(loud(gpt(Gate)), gpt(MergedOV).double())
