@@ -24,7 +24,7 @@ EPILOG = epilog(
 
 def claims(
     settings: Settings = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Three settings, three rates, three seeds: a look.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Two settings, three rates, three seeds: a look.")] = False,
     config_dir: ConfigDir = None,
     workers: Annotated[
         int | None, typer.Option(help="Worker processes, one thread each. Default: one per core.")

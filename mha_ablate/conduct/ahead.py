@@ -63,7 +63,7 @@ def conduct_plan(
         spreads = _spreads(found, sd, study.baseline, arms, points)
         reckoning = reckon(spreads, effect=effect, power=power, margin=study.margin)
         first = found.first_fresh_seed if found else 0
-        request.append(f"study.seeds=[{','.join(map(str, _fresh(first, reckoning.seeds, study)))}]")
+        request.append(_seeds_word(_fresh(first, reckoning.seeds, study)))
         study = compose(request, config_dir).config.study
         check_tuning(study)
         plans = [_planned(request, point, study, observer, config_dir) for point in points]
@@ -71,6 +71,12 @@ def conduct_plan(
         file, fixed = _written(study, request, points, plans, reckoning, notes)
         seconds, cells = _taken(study, plans, points, found, workers)
         return Ahead(file, fixed, plans, cells, reckoning, request, seconds, notes)
+
+
+def _seeds_word(seeds: list[int]) -> str:
+    """As short as it goes: the first n are `study.seeds=n`."""
+    listed = f"[{','.join(map(str, seeds))}]"
+    return f"study.seeds={len(seeds) if seeds == list(range(len(seeds))) else listed}"
 
 
 def _spreads(

@@ -438,19 +438,16 @@ def _promise_notes(plan: dict[str, Any], contrasts: dict[str, Paired], incomplet
         for arm, c in contrasts.items()
         if c.sd is not None and arm in power["contrasts"] and arm not in incomplete
     }
-    open_yet = [
-        arm + (f" ({incomplete[arm]})" if arm in incomplete else "") for arm in power["contrasts"] if arm not in seen
-    ]
     late = [arm for arm, size in seen.items() if size > power["effect"]]
-    told = (
-        [f"as it came out, it finds {', '.join(f'{arm} {size:.3g}' for arm, size in seen.items())} nats"]
-        if seen
-        else []
-    )
-    told += [f"nothing can be said yet of {', '.join(open_yet)}"] if open_yet else []
-    told += [f"not for {', '.join(late)}"] if late else []
-    told += ["kept"] if not late and not open_yet else []
-    return [*notes, f"planned to find {power['effect']:g} nats; {': '.join(told)}"]
+    open_yet = [
+        f"{arm} ({incomplete.get(arm, 'fewer than two paired seeds')})" for arm in power["contrasts"] if arm not in seen
+    ]
+    parts = [f"planned to find a difference of {power['effect']:g} nats" + ("" if late or open_yet else ", and it can")]
+    parts += [f"it cannot for {', '.join(late)}"] if late else []
+    parts += [f"nothing can be said yet of {', '.join(open_yet)}"] if open_yet else []
+    finest = ", ".join(f"{size:.3g} for arm {arm}" for arm, size in seen.items())
+    parts += [f"the smallest that its seeds can find: {finest}"] if seen else []
+    return [*notes, "; ".join(parts)]
 
 
 def changed_since(plan: dict[str, Any]) -> str:

@@ -231,26 +231,31 @@ def _tuning(root: Path, folder: Path, grid: Study) -> dict[str, Any]:
 
 
 def _notes(report: dict[str, Any]) -> list[str]:
-    """What a reader must know before believing the numbers: the joint ones first, then those of each part."""
-    notes = []
+    """What a reader must know before believing the numbers: the joint ones first, then those of the parts, each said once."""
+    placed = []
     for tuning in report["tunings"]:
         if tuning["at_edge"]:
-            where = f"{tuning['point']}: " if tuning["point"] else ""
-            notes.append(
-                f"{where}the best rate of {', '.join(tuning['at_edge'])} lies at the edge of the grid, which was not widened any "
-                "further: a better one may lie outside"
+            placed.append(
+                (
+                    tuning["point"],
+                    f"the best rate of {', '.join(tuning['at_edge'])} lies at the edge of the grid, which was not widened any "
+                    "further: a better one may lie outside",
+                )
             )
         fewest = min(map(len, tuning["losses"].values()), default=0)
         if 0 < fewest < ENOUGH_RATES:
-            where = f"{tuning['point']}: " if tuning["point"] else ""
-            notes.append(
-                f"{where}tuned on {counted(fewest, 'rate')}, where {ENOUGH_RATES} tell an optimum from its neighbours"
-            )
-    notes += _unlike(report)
-    for part in report["parts"]:
-        where = part["folder"]
-        notes += [f"{where}: {note}" for note in part["notes"] if not note.startswith("step times")]
-    return notes
+            few = f"tuned on {counted(fewest, 'rate')}, where {ENOUGH_RATES} tell an optimum from its neighbours"
+            placed.append((tuning["point"], few))
+    told = [(p["folder"], note) for p in report["parts"] for note in p["notes"] if not note.startswith("step times")]
+    return [*_said_once(placed), *_unlike(report), *_said_once(told)]
+
+
+def _said_once(placed: list[tuple[str, str]]) -> list[str]:
+    """`PLACE, PLACE: note` for every note, however many places have it."""
+    places: dict[str, list[str]] = {}
+    for place, note in placed:
+        places.setdefault(note, []).append(place)
+    return [f"{', '.join(filter(None, found))}: {note}".removeprefix(": ") for note, found in places.items()]
 
 
 def _unlike(report: dict[str, Any]) -> list[str]:

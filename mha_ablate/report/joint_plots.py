@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 10  # inches, of every figure: they are shown at one width, and letters should have one size
+RATES_NAMED = 5  # in one of three panels; of more every second or third
 TITLES = {"": "Delta to the baseline", SHARED: "At the shared learning rate", TUNED: "At each arm's own best rate"}
 
 
@@ -56,8 +57,8 @@ def _places(parts: list[dict[str, Any]], report: dict[str, Any]) -> list[float]:
 
 
 def _deltas(axes: Axes, parts: list[dict[str, Any]], report: dict[str, Any], *, legend: bool) -> None:
-    margin = max(part["margin"] for part in parts)
-    axes.axhspan(-margin, margin, color=BAND, lw=0, zorder=0)
+    for place, part in zip(_places(parts, report), parts, strict=True):  # studies of one folder may differ in it
+        axes.fill_between((place - 0.5, place + 0.5), -part["margin"], part["margin"], color=BAND, lw=0, zorder=0)
     axes.axhline(0, color=GREY, lw=1, zorder=1)
     colours = arm_colours(report)
     for number, (arm, colour) in enumerate(colours.items()):
@@ -71,7 +72,8 @@ def _deltas(axes: Axes, parts: list[dict[str, Any]], report: dict[str, Any], *, 
         if not found:
             continue
         xs, deltas = zip(*found, strict=True)
-        axes.plot(xs, [d["mean"] for d in deltas], "o-", color=colour, lw=1.2, ms=5, label=arm)
+        line = "o-" if report["axis"]["numeric"] else "o"  # what has no order is not joined
+        axes.plot(xs, [d["mean"] for d in deltas], line, color=colour, lw=1.2, ms=5, label=arm)
         for x, delta in found:
             seeds = list(delta["values"].values())
             axes.plot([x] * len(seeds), seeds, "_", color=colour, ms=6, alpha=0.5)
@@ -92,7 +94,7 @@ def _freedom(axes: Axes, places: list[float], parts: list[dict[str, Any]], *, fi
 def _x_axis(axes: Axes, report: dict[str, Any]) -> None:
     points = list(dict.fromkeys(part["point"] for part in report["parts"]))
     labels = [p.rpartition("=")[2] if report["axis"]["numeric"] else p for p in points]
-    long = max(map(len, labels), default=0) > 8
+    long = max(map(len, labels), default=0) > 8 or len(labels) > 8
     axes.set_xticks(range(len(points)), labels, rotation=30 if long else 0, ha="right" if long else "center")
     axes.set_xlim(-0.6, len(points) - 0.4)
     axes.set_xlabel(report["axis"]["name"] if report["axis"]["numeric"] else "")
@@ -127,7 +129,8 @@ def _rates(axes: Axes, tuning: dict[str, Any], report: dict[str, Any]) -> None:
         axes.plot(best, curve[f"{best:g}"], "o", ms=11, mfc="#00000000", mec=colours.get(arm, GREY), mew=1.6)
     axes.set_xscale("log")
     rates = sorted({float(rate) for curve in tuning["losses"].values() for rate in curve})
-    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    every = -(-len(rates) // RATES_NAMED)
+    axes.set_xticks(rates, [f"{rate:g}" if i % every == 0 else "" for i, rate in enumerate(rates)])
     axes.minorticks_off()
     axes.set(title=tuning["point"] or "Loss against learning rate", xlabel="learning rate (ring: the best)")
     axes.grid(axis="y", color=GRID, lw=0.6)
@@ -139,12 +142,13 @@ def waterfalls_figure(report: dict[str, Any]) -> Figure:
     import matplotlib
     from matplotlib.figure import Figure
 
-    stages = list(dict.fromkeys(part["stage"] for part in report["parts"]))
+    apart = [part for part in report["parts"] if part["waterfall"]]
+    stages = list(dict.fromkeys(part["stage"] for part in apart))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
         grid = figure.subplots(1, len(stages), squeeze=False, sharey=True)[0]
         for axes, stage in zip(grid, stages, strict=True):
-            parts = [p for p in report["parts"] if p["stage"] == stage and p["waterfall"]]
+            parts = [part for part in apart if part["stage"] == stage]
             _waterfalls(axes, parts, report)
             axes.set_title(f"Removal taken apart{': ' + TITLES[stage].lower() if stage else ''}")
         grid[0].set_ylabel("nats per token")

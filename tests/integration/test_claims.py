@@ -19,7 +19,7 @@ def test_the_quick_form_tells_all_four_claims(cli: Cli, small: list[str], tmp_pa
     assert all({"verdict", "evidence"} <= card.keys() for card in cards)
     by_name = {card["claim"]: card for card in cards}
     assert by_name["alignment"]["verdict"] == "supported only if"
-    assert {row["where"] for row in by_name["integration"]["evidence"]} >= {"base, shared rate", "split, own best rate"}
+    assert {row["where"] for row in by_name["integration"]["evidence"]} >= {"base, shared rate", "n_heads=1, own best rate"}
     assert len(by_name["expressive_power"]["evidence"]) == 12
     again = cli(*words)
     assert again.code == 0, again.err

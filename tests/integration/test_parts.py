@@ -134,7 +134,7 @@ def test_a_plan_made_ahead_is_confirmatory_until_it_is_changed(cli: Cli, small: 
     done = cli("compare", *kept["request"], "--workers", "2", "--json")
     assert done.code == 0, done.err
     assert (done.json["kind"], done.json["plan_hash"]) == ("confirmatory", made.json["hash"])
-    assert any(note.startswith("planned to find 1 nats") for note in done.json["notes"])
+    assert any(note.startswith("planned to find a difference of 1 nats") for note in done.json["notes"])
     more = [w if not w.startswith("study.seeds") else "study.seeds=[3,4,11]" for w in kept["request"]]
     changed = cli("compare", *more, "--workers", "2", "--json")
     assert changed.json["kind"] == "changed"

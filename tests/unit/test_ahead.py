@@ -90,7 +90,8 @@ def test_a_promise_is_not_kept_by_what_has_no_data(tmp_path: Path) -> None:
     plan["power"] = {"effect": 10.0, "power": 0.8, "alpha": 0.025, "contrasts": {"none": {}, "other": {}}}
     (path / "plan.json").write_text(json.dumps(plan))
     [note] = [n for n in assemble(collect(path))["notes"] if n.startswith("planned to find")]
-    assert note.endswith(" nats: nothing can be said yet of other")
+    assert "; nothing can be said yet of other (fewer than two paired seeds); " in note
+    assert "and it can" not in note
 
 
 @pytest.mark.parametrize("lost", [1, 4])
@@ -102,7 +103,10 @@ def test_a_promise_is_not_kept_by_seeds_that_are_missing(tmp_path: Path, lost: i
     for seed in range(lost):
         (path / f"none/seed={seed}/run.json").unlink()
     why = f"{lost} of 4 seeds of none missing"
-    assert f"planned to find 10 nats; nothing can be said yet of none ({why})" in assemble(collect(path))["notes"]
+    assert (
+        f"planned to find a difference of 10 nats; nothing can be said yet of none ({why})"
+        in assemble(collect(path))["notes"]
+    )
 
 
 def test_hours_go_by_what_cells_took(tmp_path: Path) -> None:
@@ -124,7 +128,7 @@ def test_a_plan_takes_over_the_pilots_words(tmp_path: Path) -> None:
         planned_request(["study.seeds=4"], None)
 
 
-@pytest.mark.parametrize(("effect", "word"), [(10.0, ": kept"), (1e-6, "not for none")])
+@pytest.mark.parametrize(("effect", "word"), [(10.0, "10 nats, and it can; "), (1e-6, "; it cannot for none; ")])
 def test_a_report_says_whether_the_promise_was_kept(tmp_path: Path, effect: float, word: str) -> None:
     path = write_study(tmp_path / "study", arms=["dense", "none"], seeds=4, evaluations=2)
     plan = json.loads((path / "plan.json").read_text())
@@ -133,8 +137,8 @@ def test_a_report_says_whether_the_promise_was_kept(tmp_path: Path, effect: floa
     report = assemble(collect(path))
     sd = report["arms"][1]["delta"]["sd"]
     [note] = [n for n in report["notes"] if n.startswith("planned to find")]
-    assert f"none {smallest_effect(sd, 4, alpha=0.025):.3g} nats" in note
-    assert note.endswith(word)
+    assert note.endswith(f"can find: {smallest_effect(sd, 4, alpha=0.025):.3g} for arm none")
+    assert word in note
     assert report["kind"] == "confirmatory"
     plan["earlier"] = ["0123"]
     (path / "plan.json").write_text(json.dumps(plan))
