@@ -22,7 +22,7 @@ def _completed(context: typer.Context, incomplete: str) -> list[str]:
 
     given = context.params
     try:
-        folder = checked(Path(given["config_dir"])) if given.get("config_dir") else None
+        folder = checked(Path(given["config_dir"]), []) if given.get("config_dir") else None
         launches = context.info_name in ("sweep", "compare", "claims")
         return candidates(incomplete, given.get("settings") or [], config_dir=folder, launches=launches)
     except (MhaAblateError, OSError):

@@ -70,7 +70,7 @@ def apart(words: list[str]) -> tuple[list[str], list[str]]:
 def session(config_dir: Path | None = None) -> Iterator[Hydra]:
     """A running Hydra on this package's configs. Inside, settings cannot read the environment."""
     if config_dir is not None:
-        checked(config_dir)
+        checked(config_dir, [])
     with _logging_kept(), hydra_here() as hydra:
         yield hydra
 
@@ -88,7 +88,7 @@ def _logging_kept() -> Iterator[None]:
 
 def readable(words: list[str], config_dir: Path | None = None) -> list[str]:
     """The words as Hydra's grammar reads them, and the folder of the user's own choices."""
-    return [bare_value_quoted(word) for word in words] + [search_path(checked(d)) for d in (config_dir,) if d]
+    return [bare_value_quoted(word) for word in words] + [search_path(checked(d, words)) for d in (config_dir,) if d]
 
 
 def multirun_config(hydra: Hydra, words: list[str], config_dir: Path | None = None) -> DictConfig:
@@ -110,10 +110,13 @@ def multirun_config(hydra: Hydra, words: list[str], config_dir: Path | None = No
         absent = re.match(r"(hydra/\w+=(\w+)): no such choice", message)
         if absent and absent[2] in EXTRAS:
             message = _not_installed(absent[1], absent[2])
+        if part := re.match(r"unknown key 'hydra\.(launcher|sweeper)\.", message):
+            message = f"{message.partition(';')[0]} of this {part[1]}; choose the one that has it: hydra/{part[1]}=NAME"
         raise RequestError(with_place(message, words, config_dir)) from error
     _check_targets(config)
     _check_commands(config, words)
     _check_processes(config)
+    _check_search(config, words)
     _quiet_ray(config)
     HydraConfig.instance().set_config(config)
     return config
@@ -222,6 +225,25 @@ def _check_processes(config: DictConfig) -> None:
                 f"hydra.launcher.{key}={value} is refused: runs need processes of their own, since threads share one stream of "
                 "random numbers; leave it out"
             )
+    if config.hydra.launcher.get("n_jobs") == 0:
+        raise RequestError("hydra.launcher.n_jobs=0 is refused: it must be 1 or more, or -1 for all cores")
+
+
+def _check_search(config: DictConfig, words: list[str]) -> None:
+    """Of optuna: it has trials to make, and something to choose in them."""
+    sweeper = config.hydra.sweeper
+    if "optuna" not in str(sweeper._target_).lower():
+        return
+    for key in ("n_trials", "n_jobs"):
+        value = sweeper.get(key)
+        if not isinstance(value, int) or value < 1:
+            raise RequestError(f"hydra.sweeper.{key}={value} is refused: it must be a whole number from 1 on")
+    given = any(parsed_word(bare_value_quoted(word)).is_sweep_override() for word in words)
+    if not (given or sweeper.get("params") or sweeper.get("search_space")):
+        raise RequestError(
+            "hydra/sweeper=optuna has nothing to search: give a choice or a range, such as fc_out=dense,none or "
+            "'optim.lr=tag(log,interval(1e-4,1e-2))'"
+        )
 
 
 def _quiet_ray(config: DictConfig) -> None:

@@ -73,7 +73,9 @@ def compose_many(requests: list[list[str]], config_dir: Path | None = None) -> l
     def told(message: str, words: list[str]) -> RequestError:
         return RequestError(with_place(message, words, config_dir))
 
-    also = [] if config_dir is None else [search_path(checked(config_dir))]
+    also = (
+        [] if config_dir is None else [search_path(checked(config_dir, [word for words in requests for word in words]))]
+    )
     results = []
     with hydra_here():
         for overrides in requests:

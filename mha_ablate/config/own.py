@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from mha_ablate.config.catalog import choice_names, groups
 from mha_ablate.errors import RequestError, nearest
 
 
-def checked(folder: Path) -> Path:
-    """The folder, absolute, once every file in it can be used. Raises RequestError, in one line, naming the file that cannot.
+def checked(folder: Path, words: Sequence[str] | None = None) -> Path:
+    """The folder, absolute, once its files can be used. Raises RequestError, in one line, naming the file that cannot.
 
     Used are FOLDER/GROUP/NAME.yaml, with names that no choice of this package has; groups may be the user's own, such as
-    `experiment`, and Hydra's, such as `hydra/launcher`.
+    `experiment`, and Hydra's, such as `hydra/launcher`. With `words`, what is inside matters of those files alone that these
+    settings choose: a broken file beside them is no hindrance.
     """
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "is not there"
@@ -29,8 +31,30 @@ def checked(folder: Path) -> Path:
             f"{', '.join(groups())}"
         )
     for file in files:
-        _check(file, file.parent.relative_to(folder).as_posix())
+        _check_name(file, file.parent.relative_to(folder).as_posix())
+    for file in files if words is None else _chosen(files, words):
+        _check_content(file)
     return folder.resolve()
+
+
+def _chosen(files: Sequence[Path], words: Sequence[str]) -> list[Path]:
+    """Those whose name stands in the words, or in a file that is chosen."""
+    chosen: list[Path] = []
+    told = list(words)
+    while told:
+        text = told.pop()
+        for file in files:
+            if file not in chosen and re.search(rf"(?<![\w-]){re.escape(file.stem)}(?![\w-])", text):
+                chosen.append(file)
+                told.append(_text(file))
+    return chosen
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def with_place(message: str, words: list[str], folder: Path | None) -> str:
@@ -46,8 +70,8 @@ def with_place(message: str, words: list[str], folder: Path | None) -> str:
     if any(word.lstrip("+~").startswith((f"{key}=", f"{key}.")) for word in words):
         return message
     wanted = re.compile(rf"(^|[\s{{,/]){re.escape(re.split('[./]', key)[-1])}\s*:.*{re.escape(value)}")
-    for file in sorted(folder.rglob("*.yaml")):
-        for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    for file in _chosen(sorted(folder.rglob("*.yaml")), words):
+        for number, line in enumerate(_text(file).splitlines(), start=1):
             if wanted.search(line) and not line.lstrip().startswith("#"):
                 return f"{file}, line {number}: {message}"
     return message
@@ -64,12 +88,16 @@ def _example(folder: Path) -> Path:
     return folder / groups()[0] / "mine.yaml"
 
 
-def _check(file: Path, group: str) -> None:
-    """Raise RequestError for a file that is no mapping of settings, or that has the name of a choice of this package."""
-    import yaml
-
+def _check_name(file: Path, group: str) -> None:
+    """Raise RequestError for a file that has the name of a choice of this package."""
     if group in groups() and file.stem in choice_names(group):
         raise RequestError(f"{file}: {group}={file.stem} comes with mha_ablate already: give the file another name")
+
+
+def _check_content(file: Path) -> None:
+    """Raise RequestError for a file that is no mapping of settings."""
+    import yaml
+
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:

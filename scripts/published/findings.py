@@ -15,19 +15,22 @@ from mha_ablate.report.inspect_plots import figures as inspect_figures
 from mha_ablate.report.joint import joint_report
 from mha_ablate.report.joint_plots import joint_figures
 from mha_ablate.report.plots import as_png
+from mha_ablate.report.write import write_report
 from scripts.page import check_marks, write_into
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/findings.md"
 FIGURES = ROOT / "docs/figures"
 COLUMNS = ("setting", "rates", "arm", "seeds", "delta, 95%", "90%", "verdict", "plan")
+BASE = "claims/base/tuned"  # the setting of the page's opening figure
+TABLES = ("claims", "contrasts", "effort")
 LOOKED_AT = ("ranks", "heads")
 
 
 def main(argv: list[str]) -> int:
     """Print the tables; with `--write` put them into the page, and the figures beside it. Returns 2 for folders that lack runs."""
     parser = argparse.ArgumentParser(prog="scripts/findings", description=__doc__)
-    parser.add_argument("outputs", type=Path, help="the folder with the studies claims and, if it ran, claims_quick")
+    parser.add_argument("outputs", type=Path, help="the folder that holds the study, OUTPUTS/claims")
     parser.add_argument("--write", action="store_true", help="into docs/findings.md and docs/figures")
     asked = parser.parse_args(argv)
     try:
@@ -35,25 +38,23 @@ def main(argv: list[str]) -> int:
     except RequestError as error:
         print(f"findings: {error}", file=sys.stderr)
         return 2
-    tables = {
-        "claims": claims_table(report),
-        "contrasts": contrasts_table(report),
-        "effort": effort(asked.outputs / "claims", report),
-    }
+    tables = (claims_table(report), contrasts_table(report), effort(asked.outputs / "claims", report))
     found = inspected(asked.outputs / "claims")
-    for name, text in tables.items():
+    for name, text in zip(TABLES, tables, strict=True):
         print(f"{text}\n")
         if asked.write:
             check_marks(PAGE, name)
             write_into(PAGE, name, text)
     if asked.write:
         draw(report, found)
+        write_report(asked.outputs / BASE)
+        (FIGURES / "answer.png").write_bytes((asked.outputs / BASE / "report/answer.png").read_bytes())
     return 0
 
 
 def claims_table(report: dict[str, Any]) -> str:
     """A row a card: the verdict as the tool printed it."""
-    rows = [(heading(card), standing(card), card["changes"]) for card in report["claims"]]
+    rows = [(heading(card), standing(card), card["change"]) for card in report["claims"]]
     return markdown(("claim: verdict", "evidence", "what would change it"), rows)
 
 
@@ -68,7 +69,7 @@ def contrasts_table(report: dict[str, Any]) -> str:
                         part["point"],
                         STAGES[part["stage"]] or "one rate",
                         arm["arm"],
-                        str(delta["n"]),
+                        str(len(delta["values"])),
                         interval(delta["mean"], delta["ci95"]),
                         ends(delta["ci90"]),
                         arm["verdict"],

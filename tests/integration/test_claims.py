@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from scripts.published import findings
 from tests.conftest import Cli
 
 
@@ -19,12 +21,33 @@ def test_the_quick_form_tells_all_four_claims(cli: Cli, small: list[str], tmp_pa
     assert all({"verdict", "evidence"} <= card.keys() for card in cards)
     by_name = {card["claim"]: card for card in cards}
     assert by_name["alignment"]["verdict"] == "supported only if"
-    assert {row["where"] for row in by_name["integration"]["evidence"]} >= {"base, shared rate", "n_heads=1, own best rate"}
-    assert len(by_name["expressive_power"]["evidence"]) == 12
+    assert {row["where"] for row in by_name["integration"]["evidence"]} >= {
+        "base, shared rate",
+        "n_heads=1, own best rate",
+    }
+    assert len(by_name["expressive_power"]["evidence"]) == 8
     again = cli(*words)
     assert again.code == 0, again.err
     assert "alignment: supported only if model.head_dim=64" in again.out
     assert (tmp_path / "outputs/claims_quick/report/report.html").exists()
+    published(tmp_path)
+
+
+def published(place: Path) -> None:
+    """docs/findings.md takes its tables and figures from such folders."""
+    (place / "outputs/claims_quick").rename(place / "outputs/claims")
+    page = place / "findings.md"
+    page.write_text("\n\n".join(f"<!-- {name}: begin -->\n<!-- {name}: end -->" for name in findings.TABLES))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(findings, "PAGE", page)
+        patch.setattr(findings, "FIGURES", place)
+        assert findings.main([str(place / "outputs"), "--write"]) == 0
+        assert findings.main([str(place / "nothing")]) == 2
+    text = page.read_text()
+    assert text.count("\n| alignment: supported only if model.head_dim=64") == 1
+    assert text.count("| base | own best rate | none | 2 |") == 1
+    assert len(re.findall(r"^\| (base|n_heads=1) \|", text, re.MULTILINE)) == 2 * 2 * 4
+    assert {"answer.png", "findings_deltas.png", "findings_rates.png"} <= {file.name for file in place.glob("*.png")}
 
 
 @pytest.mark.parametrize(

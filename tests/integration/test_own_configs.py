@@ -106,8 +106,8 @@ COMMANDS = (["train"], ["compare"], ["data", "show"], ["data", "prepare"], ["lis
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_folder_that_cannot_be_used_is_one_line(command: list[str], cli: Cli, tmp_path: Path) -> None:
-    def said(folder: Path) -> Said:
-        return cli(*command, "--config-dir", str(folder))
+    def said(folder: Path, *words: str) -> Said:
+        return cli(*command, *(words if "list" not in command else ()), "--config-dir", str(folder))
 
     (tmp_path / "empty").mkdir()
     refused(said(tmp_path / "nowhere"), str(tmp_path / "nowhere"), "is not there")
@@ -115,12 +115,27 @@ def test_a_folder_that_cannot_be_used_is_one_line(command: list[str], cli: Cli, 
     refused(said(put(tmp_path / "a", "README.md", "x") / "README.md"), "is not a folder")
     refused(said(put(tmp_path / "b", "fcout/mine.yaml", VARIANT)), "fcout is no group", "did you mean 'fc_out'")
     refused(said(put(tmp_path / "c", "fc_out/none.yaml", VARIANT)), "c/fc_out/none.yaml", "another name")
+    if command == ["list", "config"]:  # it prints what is chosen, and chooses none of them
+        return
     for number, text in enumerate(["a: [1", "a: b: c", "\t", "{", "", "just words", "- a\n- b", "\0", "a: *b"]):
         folder = put(tmp_path / f"d{number}", "model/broken.yaml", text)
-        refused(said(folder), str(folder / "model/broken.yaml"))
+        refused(said(folder, "model=broken"), str(folder / "model/broken.yaml"))
     file = put(tmp_path / "e", "model/latin.yaml", "") / "model/latin.yaml"
     file.write_bytes(b"a: \xff")
-    refused(said(tmp_path / "e"), str(file), "cannot be read")
+    refused(said(tmp_path / "e", "model=latin"), str(file), "cannot be read")
+
+
+def test_a_broken_file_beside_those_that_are_chosen_is_no_hindrance(cli: Cli, tmp_path: Path, small: list[str]) -> None:
+    own = put(tmp_path / "own", "data/broken.yaml", "path: [open")
+    put(own, "model/fine.yaml", "\n".join(["defaults: [nano]", "d_model: 16", ""]))
+    assert cli("train", *small, "model=fine", "--config-dir", str(own)).code == 0
+    refused(cli("train", *small, "data=broken", "--config-dir", str(own)), "data/broken.yaml cannot be read")
+
+
+def test_a_mistake_is_looked_for_in_the_file_that_was_chosen(cli: Cli, tmp_path: Path) -> None:
+    own = put(tmp_path / "own", "model/a.yaml", "d_modle: 16\ndefaults: [nano]\n")
+    put(own, "model/b.yaml", "defaults: [nano]\nd_modle: 16\n")
+    refused(cli("train", "model=b", "--config-dir", str(own)), f"{own / 'model/b.yaml'}, line 2: ", "d_modle")
 
 
 def test_a_class_that_nobody_registers_is_refused_by_list_and_never_imported(cli: Cli, tmp_path: Path) -> None:

@@ -280,6 +280,31 @@ def test_runs_do_not_share_a_process(word: str, text: Path, tmp_path: Path, cli:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (
+            ["seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=0"],
+            "hydra.launcher.n_jobs=0 is refused: it must be 1",
+        ),
+        (["hydra/sweeper=optuna"], "has nothing to search"),
+        (
+            ["hydra/sweeper=optuna", "fc_out=dense,none", "hydra.sweeper.n_trials=0"],
+            "hydra.sweeper.n_trials=0 is refused",
+        ),
+        (["seed=0,1", "hydra.launcher.n_jobs=2"], "of this launcher; choose the one that has it: hydra/launcher=NAME"),
+    ],
+)
+def test_a_sweep_that_could_not_run_is_refused(
+    words: list[str], why: str, text: Path, tmp_path: Path, cli: Cli
+) -> None:
+    said = cli("sweep", *SMALL, "data=text", f"data.path={text}", f"outputs={tmp_path / 'out'}", *words)
+    assert (said.code, said.out) == (2, "")
+    assert why in said.err
+    assert said.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_train_and_compare_name_the_command_that_takes_it(cli: Cli) -> None:
     for argv, said in (
         (["train", "fc_out=dense,none"], "`mha-ablate sweep` runs a list"),
