@@ -80,8 +80,8 @@ def _deltas(axes: Axes, parts: list[dict[str, Any]], report: dict[str, Any], *, 
             if delta["ci95"]:
                 axes.plot((x, x), delta["ci95"], color=colour, lw=2, solid_capstyle="butt")
     axes.grid(axis="y", color=GRID, lw=0.6)
-    if legend and colours:
-        axes.legend(frameon=False)
+    if legend:
+        _legend(axes)
 
 
 def _freedom(axes: Axes, places: list[float], parts: list[dict[str, Any]], *, first: bool) -> None:
@@ -134,7 +134,7 @@ def _rates(axes: Axes, tuning: dict[str, Any], report: dict[str, Any]) -> None:
     axes.minorticks_off()
     axes.set(title=tuning["point"] or "Loss against learning rate", xlabel="learning rate (ring: the best)")
     axes.grid(axis="y", color=GRID, lw=0.6)
-    axes.legend(frameon=False)
+    _legend(axes)
 
 
 def waterfalls_figure(report: dict[str, Any]) -> Figure:
@@ -152,7 +152,7 @@ def waterfalls_figure(report: dict[str, Any]) -> Figure:
             _waterfalls(axes, parts, report)
             axes.set_title(f"Removal taken apart{': ' + TITLES[stage].lower() if stage else ''}")
         grid[0].set_ylabel("nats per token")
-        grid[0].legend(frameon=False)
+        _legend(grid[0])
     return figure
 
 
@@ -178,6 +178,12 @@ def _waterfalls(axes: Axes, parts: list[dict[str, Any]], report: dict[str, Any])
                 axes.plot((x, x), delta["ci95"], color=colour, lw=2, solid_capstyle="butt")
     axes.grid(axis="y", color=GRID, lw=0.6)
     _x_axis(axes, report)
+
+
+def _legend(axes: Axes) -> None:
+    """Where anything is drawn that has a name."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False)
 
 
 def arm_colours(report: dict[str, Any]) -> dict[str, str]:

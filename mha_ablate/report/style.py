@@ -64,7 +64,8 @@ td.reason:first-child, th.reason:first-child {{ min-width: 0; white-space: nowra
 code {{ background: var(--code); padding: .1rem .3rem; border-radius: 3px; overflow-wrap: anywhere; }}
 dt {{ font-weight: 600; margin-top: .5rem; }} dd {{ margin: 0; }}
 @media (max-width: 40rem) {{ body {{ margin: 1.2rem auto; padding: 0 .9rem; font-size: 15px; }} table {{ font-size: .86rem; }}
-  th, td {{ padding: .3rem .45rem; }} }}
+  th, td {{ padding: .3rem .45rem; }} figure.wide {{ overflow-x: auto; }} figure.wide svg {{ min-width: 44rem; }}
+  .claim dl {{ display: block; }} .claim {{ padding: .2rem .7rem .7rem; }} }}
 @media print {{ body {{ max-width: none; margin: 0; padding: 0; font-size: 10.5pt; }} .scroll {{ overflow: visible; }}
   .figures {{ grid-template-columns: 1fr 1fr; }} .figures.three {{ grid-template-columns: repeat(3, 1fr); }}
   table {{ font-size: 7.5pt; }} th, td {{ padding: .12rem .25rem; white-space: normal; }}
