@@ -78,7 +78,7 @@ def _condition(agree: list[dict[str, Any]], against: list[dict[str, Any]]) -> st
         of_agree, of_against = ({row[key] for row in rows} for rows in (agree, against))
         if not of_agree & of_against:
             return _either(dict.fromkeys(_as_condition(key, row[key]) for row in agree))
-    return _either(f"it is {row['arm']} at {row['where']}" for row in agree)
+    return _either(f"the arm is {row['arm']}, at {row['where']}" for row in agree)
 
 
 def _as_condition(key: str, value: str) -> str:

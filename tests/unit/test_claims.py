@@ -59,7 +59,7 @@ def test_what_rows_add_up_to(evidence: list[dict[str, Any]]) -> None:
             [row(True), row(False, "no cost", where="n_heads=1")],
             "what it costs at n_heads=1, where by algebra nothing is lost",
         ),
-        ([row(True, where="x"), row(False)], "it is none at x"),
+        ([row(True, where="x"), row(False)], "the arm is none, at x"),
     ],
 )
 def test_a_condition_is_what_tells_rows_apart(evidence: list[dict[str, Any]], told: str) -> None:
