@@ -275,6 +275,9 @@ class TuneConfig:
         at_most("study.tune.widen", self.widen, 10)
 
 
+EXPECTED = ("costs", "helps", "level", "no_worse", "no_better")
+
+
 @dataclass  # not frozen: in a mapping OmegaConf could not fill it then
 class ClaimConfig:
     """A statement about the baseline, and what would show it: see configs/study/statements."""
@@ -282,6 +285,8 @@ class ClaimConfig:
     says: str
     algebra: str
     costs: list[str]  # arms that cost where freedom is lost, and cost nothing where none is, if the claim holds
+    expects: dict[str, str]  # arms and what they would do wherever they run, if it holds: one of EXPECTED
+    at: list[str]  # the points where costs and expects are looked for; empty = all
     rates: list[str]  # arms that stop training at lower learning rates than the baseline, if it holds
     refused: dict[
         str, list[str]
@@ -342,7 +347,7 @@ class StudyConfig:
 
     def _check_claim(self, name: str, claim: ClaimConfig) -> None:
         safe_name("a claim's name", name)
-        for arm in (*claim.costs, *claim.rates, *claim.refused):
+        for arm in (*claim.costs, *claim.expects, *claim.rates, *claim.refused):
             if arm not in self.arms or arm == self.baseline:
                 raise ValueError(
                     f"study.claims.{name} names {arm}, no arm beside the baseline{nearest(arm, list(self.arms))}; there are "
@@ -352,8 +357,18 @@ class StudyConfig:
             raise ValueError(
                 f"study.claims.{name}.rates needs study.tune: without a grid no rate is known to be too high"
             )
-        if not (claim.costs or claim.rates or claim.refused):
-            raise ValueError(f"study.claims.{name} rests on nothing: give costs, rates or refused")
+        if not (claim.costs or claim.expects or claim.rates or claim.refused):
+            raise ValueError(f"study.claims.{name} rests on nothing: give costs, expects, rates or refused")
+        for arm, what in claim.expects.items():
+            if what not in EXPECTED:
+                raise ValueError(
+                    f"study.claims.{name}.expects.{arm}={what} is none of {', '.join(EXPECTED)}{nearest(what, EXPECTED)}"
+                )
+        for point in claim.at:
+            if point not in self.point_words:
+                raise ValueError(
+                    f"study.claims.{name}.at names {point}, no point of this study{nearest(point, list(self.point_words))}"
+                )
 
     def _check_pairs(self, key: str, pairs: dict[str, list[str]]) -> None:
         for name, pair in pairs.items():

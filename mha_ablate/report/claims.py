@@ -13,6 +13,8 @@ from mha_ablate.stats.verdict import ENOUGH_SEEDS
 # What the rows of a claim add up to.
 SUPPORTED, ONLY_IF, REFUTED, UNDECIDED = "supported", "supported only if", "refuted", "undecided"
 STANDS = {True: "for", False: "against", None: "open"}
+# The verdict that speaks against a one-sided expectation, and the sign that makes it an upper bound.
+SIDES = {"no_worse": ("costs", 1), "no_better": ("helps", -1)}
 SHOWN = 4  # places named in a verdict
 
 
@@ -35,7 +37,10 @@ def _card(
     parts: list[dict[str, Any]],
     tunings: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    rows = [row for part in parts for arm in claim["costs"] if (row := _cost(part, arm))]
+    at, expects = claim.get("at"), claim.get("expects", {})
+    here = [part for part in parts if not at or part["point"] in at]
+    rows = [row for part in here for arm in claim["costs"] if (row := _cost(part, arm))]
+    rows += [row for part in here for arm, what in expects.items() if (row := _expected(part, arm, what))]
     rows += [row for tuning in tunings for arm in claim["rates"] if (row := _rate(tuning, arm, parts))]
     for arm, words in claim["refused"].items():
         rows += _fits(arm, parts) + _refusal([*request, *arms.get(arm, [])], arm, words)
@@ -43,7 +48,7 @@ def _card(
     return {
         "claim": name,
         **{key: claim[key] for key in ("says", "algebra", "change")},
-        "arms": list(dict.fromkeys([*claim["costs"], *claim["rates"], *claim["refused"]])),
+        "arms": list(dict.fromkeys([*claim["costs"], *expects, *claim["rates"], *claim["refused"]])),
         "verdict": verdict,
         "only_if": only_if,
         "look": verdict != UNDECIDED and any(row["look"] for row in rows if row["agrees"] is not None),
@@ -104,21 +109,54 @@ def _few(words: Iterable[str]) -> list[str]:
 
 def _cost(part: dict[str, Any], arm: str) -> dict[str, Any] | None:
     """An arm's delta at one point and stage: for the claim where it costs and freedom is lost, against it else."""
-    found = next((one for one in part["arms"][1:] if one["arm"] == arm and one["delta"]), None)
+    found = _found(part, arm)
     if found is None or part["freedom_lost"] is None:
         return None
     predicted = "costs" if part["freedom_lost"] > 0 else "no cost"
     costs = None if found["verdict"] == "undecided" else found["verdict"] == "costs"
+    return _measured(part, found, predicted, None if costs is None else costs == (predicted == "costs"))
+
+
+def _expected(part: dict[str, Any], arm: str, what: str) -> dict[str, Any] | None:
+    """An arm's delta beside what a claim says that it does, at any setting."""
+    found = _found(part, arm)
+    if found is None:
+        return None
+    agrees = None if arm in part["unfit"] else as_expected(what, found, part["margin"])
+    return _measured(part, found, what.replace("_", " "), agrees)
+
+
+def as_expected(what: str, found: dict[str, Any], margin: float) -> bool | None:
+    """Whether an arm does what a claim expects of it; None where that is open.
+
+    `costs`, `helps` and `level` are decided by the verdict alone. An arm is `no_worse` where its 90% interval ends below the
+    margin (non-inferiority, one-sided 5%), and is worse where the verdict says `costs`; `no_better` is the same from above.
+    """
+    verdict = found["verdict"]
+    if what in SIDES:
+        contrary, sign = SIDES[what]
+        if verdict == contrary:
+            return False
+        interval = found["delta"]["ci90"]
+        return True if interval and max(sign * end for end in interval) < margin else None
+    return None if verdict == "undecided" else verdict == {"level": "equivalent"}.get(what, what)
+
+
+def _found(part: dict[str, Any], arm: str) -> dict[str, Any] | None:
+    return next((one for one in part["arms"][1:] if one["arm"] == arm and one["delta"]), None)
+
+
+def _measured(part: dict[str, Any], found: dict[str, Any], predicted: str, agrees: bool | None) -> dict[str, Any]:
     return {
-        "what": f"{arm} minus {part['baseline']}",
+        "what": f"{found['arm']} minus {part['baseline']}",
         **_where(part["point"], part["stage"]),
-        "arm": arm,
+        "arm": found["arm"],
         "delta": found["delta"]["mean"],
         "ci95": found["delta"]["ci95"],
         "n": found["n"],
         "found": found["verdict"],
         "predicted": predicted,
-        "agrees": None if costs is None else costs == (predicted == "costs"),
+        "agrees": agrees,
         "look": bool(found["look"]),
     }
 

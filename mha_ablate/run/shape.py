@@ -169,6 +169,8 @@ def parts_of(value: Any) -> dict[str, Any]:
         told = _dict_of(claim, "a claim")
         _require(parts, all(_is_word(told.get(key)) for key in ("says", "algebra", "change")), "a claim says nothing")
         _require(parts, all(_is_list_of(told.get(key), str) for key in ("costs", "rates")), "a claim has no arms")
+        _require(parts, _is_dict_of(told.get("expects", {}), str), "what a claim expects is no text")
+        _require(parts, _is_list_of(told.get("at", []), str), "a claim's points are no texts")
         refused = _dict_of(told.get("refused"), "refused").values()
         _require(parts, all(_is_list_of(words, str) for words in refused), "refused are no lists of words")
     if "promised" in parts:

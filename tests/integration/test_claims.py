@@ -58,6 +58,11 @@ def published(place: Path) -> None:
         (["study.claims.integration.costs=[nobody]"], "no arm beside the baseline"),
         (["study.claims.integration.costs=[]"], "rests on nothing"),
         (["study.tune=null"], "needs study.tune"),
+        (
+            ["+study.claims.integration.expects.none=worse"],
+            "none=worse is none of costs, helps, level, no_worse, no_better",
+        ),
+        (["study.claims.integration.at=[nowhere]"], "names nowhere, no point of this study"),
     ],
 )
 def test_what_cannot_be_tried_is_one_line(

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mha_ablate.config.schema import EXPECTED
 from mha_ablate.report.claim_cards import cards_html, heading, rows
-from mha_ablate.report.claims import ONLY_IF, REFUTED, SUPPORTED, UNDECIDED, cards, weighed
+from mha_ablate.report.claims import ONLY_IF, REFUTED, SUPPORTED, UNDECIDED, as_expected, cards, weighed
 from mha_ablate.report.joint import joint_report, write_joint
 from mha_ablate.run.shape import parts_of
 from tests.unit.test_joint import made
@@ -95,6 +96,65 @@ def test_a_delta_speaks_by_its_verdict_and_by_what_algebra_takes_away(
     assert (found["delta"], found["n"]) == (0.1, 8)
 
 
+def an_arm(verdict: str, ci90: list[float] | None = None) -> dict[str, Any]:
+    delta = {"mean": 0.1, "ci95": [0.05, 0.15], "ci90": ci90}
+    return {"arm": "none", "delta": delta, "n": 8, "verdict": verdict, "look": False}
+
+
+@pytest.mark.parametrize(
+    ("what", "verdict", "ci90", "agrees"),
+    [
+        ("costs", "costs", [0.02, 0.03], True),
+        ("costs", "helps", [-0.03, -0.02], False),
+        ("costs", "equivalent", [-0.005, 0.005], False),
+        ("costs", "undecided", [-0.02, 0.03], None),
+        ("helps", "helps", [-0.03, -0.02], True),
+        ("helps", "costs", [0.02, 0.03], False),
+        ("level", "equivalent", [-0.005, 0.005], True),
+        ("level", "costs", [0.02, 0.03], False),
+        ("level", "undecided", [-0.02, 0.005], None),
+        ("no_worse", "undecided", [-0.02, 0.005], True),
+        ("no_worse", "undecided", [-0.02, 0.015], None),
+        ("no_worse", "undecided", None, None),
+        ("no_worse", "helps", [-0.03, -0.02], True),
+        ("no_worse", "costs", [0.001, 0.02], False),
+        ("no_better", "undecided", [-0.005, 0.02], True),
+        ("no_better", "undecided", [-0.015, 0.02], None),
+        ("no_better", "costs", [0.02, 0.03], True),
+        ("no_better", "helps", [-0.03, -0.02], False),
+    ],
+)
+def test_an_expectation_is_met_or_not_or_open(
+    what: str, verdict: str, ci90: list[float] | None, agrees: bool | None
+) -> None:
+    assert what in EXPECTED
+    assert as_expected(what, an_arm(verdict, ci90), 0.01) is agrees
+
+
+@given(st.floats(-1, 1), st.floats(0, 1))
+def test_what_is_level_is_neither_worse_nor_better(mean: float, half: float) -> None:
+    within = [mean - half, mean + half]
+    level = within[0] > -0.01 and within[1] < 0.01
+    arm = an_arm("equivalent" if level else "undecided", within)
+    both = [as_expected(what, arm, 0.01) for what in ("no_worse", "no_better")]
+    assert (both == [True, True]) == level
+    mirrored = an_arm(arm["verdict"], [-within[1], -within[0]])
+    assert as_expected("no_better", mirrored, 0.01) is both[0]
+
+
+def test_an_expectation_is_looked_for_at_its_points_and_not_of_unfit_arms() -> None:
+    claim = {**CLAIM, "costs": [], "expects": {"none": "no_worse"}, "at": ["here"]}
+    places = [part("helps", None, "here"), part("costs", None, "there")]
+    for place in places:
+        place |= {"margin": 0.01, "unfit": {}}
+        place["arms"][1]["delta"]["ci90"] = [-0.03, -0.02]
+    [card] = cards({"claims": {"x": claim}}, places, [])
+    assert [(one["where"], one["predicted"], one["agrees"]) for one in card["evidence"]] == [("here", "no worse", True)]
+    assert (card["verdict"], card["arms"]) == (SUPPORTED, ["none"])
+    places[0]["unfit"] = {"none": "a seed diverged"}
+    assert cards({"claims": {"x": claim}}, places, [])[0]["verdict"] == UNDECIDED
+
+
 def test_sizes_that_do_not_say_what_is_lost_are_no_evidence() -> None:
     [card] = cards({"claims": {"x": CLAIM}}, [part("costs", None)], [])
     assert (card["evidence"], card["verdict"]) == ([], UNDECIDED)
@@ -147,7 +207,17 @@ def test_a_study_with_claims_has_their_cards_in_its_report(tmp_path: Path) -> No
     assert cards_html([]) == ""
 
 
-@pytest.mark.parametrize("broken", [{"says": 3}, {"costs": "none"}, {"refused": []}, {"refused": {"none": "x"}}])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"says": 3},
+        {"costs": "none"},
+        {"refused": []},
+        {"refused": {"none": "x"}},
+        {"expects": {"none": 3}},
+        {"at": "x"},
+    ],
+)
 def test_claims_that_this_package_did_not_write_are_not_believed(broken: dict[str, Any]) -> None:
     good = {"study": "x", "points": {}, "claims": {"x": CLAIM}}
     assert parts_of(good)["claims"] == {"x": CLAIM}
