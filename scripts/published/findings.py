@@ -1,4 +1,4 @@
-"""Tables and figures of the claims study and of one trained model, from run folders alone."""
+"""Tables and figures of the claims study, of published directions and of one trained model, from run folders alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 
 from mha_ablate.errors import RequestError
 from mha_ablate.report.claim_cards import heading, standing
+from mha_ablate.report.claims import ONLY_IF, REFUTED, SUPPORTED, UNDECIDED
 from mha_ablate.report.family import STAGES
 from mha_ablate.report.inspect_plots import figures as inspect_figures
+from mha_ablate.report.inspect_tables import CHANGES, change_rows, sentence, text_line
 from mha_ablate.report.joint import joint_report
 from mha_ablate.report.joint_plots import joint_figures
 from mha_ablate.report.plots import as_png
@@ -23,14 +25,18 @@ PAGE = ROOT / "docs/findings.md"
 FIGURES = ROOT / "docs/figures"
 COLUMNS = ("setting", "rates", "arm", "seeds", "delta, 95%", "90%", "verdict", "plan")
 BASE = "claims/base/tuned"  # the setting of the page's opening figure
-TABLES = ("claims", "contrasts", "effort")
+TABLES = ("claims", "contrasts", "effort", "published", "inside")
+PUBLISHED = ("gates", "hadamard", "skipless", "head_width")  # studies of what others found
+AGREES = {SUPPORTED: "yes", REFUTED: "no", UNDECIDED: "open", ONLY_IF: "in part: only if"}
 LOOKED_AT = ("ranks", "heads")
 
 
 def main(argv: list[str]) -> int:
     """Print the tables; with `--write` put them into the page, and the figures beside it. Returns 2 for folders that lack runs."""
     parser = argparse.ArgumentParser(prog="scripts/findings", description=__doc__)
-    parser.add_argument("outputs", type=Path, help="the folder that holds the study, OUTPUTS/claims")
+    parser.add_argument(
+        "outputs", type=Path, help="the folder that holds the studies, OUTPUTS/claims and those of others' findings"
+    )
     parser.add_argument("--write", action="store_true", help="into docs/findings.md and docs/figures")
     asked = parser.parse_args(argv)
     try:
@@ -38,8 +44,17 @@ def main(argv: list[str]) -> int:
     except RequestError as error:
         print(f"findings: {error}", file=sys.stderr)
         return 2
-    tables = (claims_table(report), contrasts_table(report), effort(asked.outputs / "claims", report))
     found = inspected(asked.outputs / "claims")
+    others = [
+        joint_report(asked.outputs / name) for name in PUBLISHED if (asked.outputs / name / "parts.json").exists()
+    ]
+    tables = (
+        claims_table(report),
+        contrasts_table(report),
+        effort(asked.outputs / "claims", report),
+        published_table(others),
+        inside(found),
+    )
     for name, text in zip(TABLES, tables, strict=True):
         print(f"{text}\n")
         if asked.write:
@@ -77,6 +92,32 @@ def contrasts_table(report: dict[str, Any]) -> str:
                     )
                 )
     return markdown(COLUMNS, rows)
+
+
+def published_table(reports: list[dict[str, Any]]) -> str:
+    """A row a published direction: what was found here, and whether it agrees."""
+    rows = []
+    for report in reports:
+        for card in report["claims"]:
+            found = [f"`{row['arm']}`, {row['where']}: {_delta(row)} ({row['found']})" for row in card["evidence"]]
+            agrees = " ".join(
+                filter(None, (AGREES[card["verdict"]], card["only_if"], "(a look)" if card["look"] else ""))
+            )
+            command = f"`claims study={report['study']}`, {report['kind']}, `{(report['plan_hash'] or '-')[:8]}`"
+            rows.append((card["says"], "<br>".join(found), agrees, command))
+    return markdown(("published", "here, minus the baseline", "agrees", "command and hash"), rows)
+
+
+def _delta(row: dict[str, Any]) -> str:
+    return "-" if row["delta"] is None else interval(row["delta"], row["ci95"])
+
+
+def inside(found: dict[str, Any] | None) -> str:
+    """What `inspect` found of one run: each change, and the whole in words."""
+    if not found:
+        return "No run has been inspected."
+    rows = [tuple(row) for row in change_rows(found)]
+    return f"{markdown(CHANGES, rows)}\n\n{sentence(found)} {text_line(found)}."
 
 
 def interval(mean: float, ci95: list[float] | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def test_the_quick_form_tells_all_four_claims(cli: Cli, small: list[str], tmp_pa
 
 def published(place: Path) -> None:
     """docs/findings.md takes its tables and figures from such folders."""
+    shutil.copytree(place / "outputs/claims_quick", place / "outputs/gates")
     (place / "outputs/claims_quick").rename(place / "outputs/claims")
     page = place / "findings.md"
     page.write_text("\n\n".join(f"<!-- {name}: begin -->\n<!-- {name}: end -->" for name in findings.TABLES))
@@ -45,6 +47,7 @@ def published(place: Path) -> None:
         assert findings.main([str(place / "nothing")]) == 2
     text = page.read_text()
     assert text.count("\n| alignment: supported only if model.head_dim=64") == 1
+    assert text.count("| in part: only if model.head_dim=64 | `claims study=claims_quick`, exploratory, `") == 1
     assert text.count("| base | own best rate | none | 2 |") == 1
     assert len(re.findall(r"^\| (base|n_heads=1) \|", text, re.MULTILINE)) == 2 * 2 * 4
     assert {"answer.png", "findings_deltas.png", "findings_rates.png"} <= {file.name for file in place.glob("*.png")}
