@@ -8,7 +8,8 @@ from typing import Any
 from mha_ablate.errors import RequestError
 from mha_ablate.report.family import SHARED, STAGES, TUNED
 from mha_ablate.report.sentence import counted
-from mha_ablate.stats.verdict import ENOUGH_SEEDS
+from mha_ablate.stats.paired import Paired, paired
+from mha_ablate.stats.verdict import ENOUGH_SEEDS, decide
 
 # What the rows of a claim add up to.
 SUPPORTED, ONLY_IF, REFUTED, UNDECIDED = "supported", "supported only if", "refuted", "undecided"
@@ -23,27 +24,25 @@ def cards(whole: dict[str, Any], parts: list[dict[str, Any]], tunings: list[dict
 
     Evidence is `{what, where, arm, delta, ci95, n, found, predicted, agrees}`: `agrees` is None where the row decides nothing.
     """
-    return [
-        _card(name, claim, whole.get("request", []), whole.get("arms", {}), parts, tunings)
-        for name, claim in whole.get("claims", {}).items()
-    ]
+    return [_card(name, claim, whole, parts, tunings) for name, claim in whole.get("claims", {}).items()]
 
 
 def _card(
     name: str,
     claim: dict[str, Any],
-    request: list[str],
-    arms: dict[str, list[str]],
+    whole: dict[str, Any],
     parts: list[dict[str, Any]],
     tunings: list[dict[str, Any]],
 ) -> dict[str, Any]:
     at, expects = claim.get("at"), claim.get("expects", {})
     here = [part for part in parts if not at or part["point"] in at]
-    rows = [row for part in here for arm in claim["costs"] if (row := _cost(part, arm))]
+    rows = _costs(claim["costs"], here, whole.get("points", {}))
     rows += [row for part in here for arm, what in expects.items() if (row := _expected(part, arm, what))]
     rows += [row for tuning in tunings for arm in claim["rates"] if (row := _rate(tuning, arm, parts))]
     for arm, words in claim["refused"].items():
-        rows += _fits(arm, parts) + _refusal([*request, *arms.get(arm, [])], arm, words)
+        rows += _fits(arm, parts) + _refusal(
+            [*whole.get("request", []), *whole.get("arms", {}).get(arm, [])], arm, words
+        )
     verdict, only_if = weighed(rows)
     return {
         "claim": name,
@@ -95,7 +94,7 @@ def _as_condition(key: str, value: str) -> str:
 
 
 def _places(rows: list[dict[str, Any]]) -> str:
-    return ", ".join(_few(dict.fromkeys(row["where"] for row in rows)))
+    return ", ".join(_few(dict.fromkeys(row["point"] for row in rows)))
 
 
 def _either(words: Iterable[str]) -> str:
@@ -105,6 +104,68 @@ def _either(words: Iterable[str]) -> str:
 def _few(words: Iterable[str]) -> list[str]:
     words = list(words)
     return words[:SHOWN] + ([f"{len(words) - SHOWN} more"] if len(words) > SHOWN else [])
+
+
+def _costs(arms: list[str], parts: list[dict[str, Any]], points: dict[str, list[str]]) -> list[dict[str, Any]]:
+    """A row a part and arm: its delta, or where the arm costs at a control already, what it costs beyond that.
+
+    The excess `costs more` by the decision rule over all of them; it is `no more` where its 90% interval ends below the margin.
+    """
+    rows, beyond = [], {}
+    for part in parts:
+        for arm in arms:
+            if (row := _cost(part, arm)) is None:
+                continue
+            if (control := _control(part, arm, parts, points)) is not None:
+                beyond[f"{part['folder']}\n{arm}"] = row, part, control
+            rows.append(row)
+    contrasts = {key: _excess(part, control, row["arm"]) for key, (row, part, control) in beyond.items()}
+    unfit = {key: part["unfit"][row["arm"]] for key, (row, part, _) in beyond.items() if row["arm"] in part["unfit"]}
+    margin = min((part["margin"] for part in parts), default=0.0)
+    for key, verdict in decide(contrasts, margin=margin, incomplete=unfit).items():
+        (row, _, control), excess = beyond[key], contrasts[key]
+        more = verdict.word == "costs"
+        no_more = key not in unfit and not more and excess.ci90 is not None and excess.ci90[1] < margin
+        row |= {
+            "what": f"{row['what']}, beyond {control['point']}",
+            "delta": excess.mean,
+            "ci95": list(excess.ci95) if excess.ci95 else None,
+            "n": excess.n,
+            "found": "costs more" if more else "no more" if no_more else "undecided",
+            "predicted": "costs more",
+            "agrees": True if more else False if no_more else None,
+            "look": verdict.look,
+        }
+    return rows
+
+
+def _control(
+    part: dict[str, Any], arm: str, parts: list[dict[str, Any]], points: dict[str, list[str]]
+) -> dict[str, Any] | None:
+    """The part where nothing is lost by algebra and the arm costs all the same, and which is else as this one.
+
+    Such a cost is not one of freedom. It differs in what its own point sets alone: n_heads=1 is a control of base and n_heads=8,
+    and none of a point with another attention.
+    """
+    if not part["freedom_lost"] or part["point"] not in points:
+        return None
+    for other in parts:
+        alike = other["stage"] == part["stage"] and _keys(points[part["point"]]) <= _keys(
+            points.get(other["point"], [])
+        )
+        if alike and other["freedom_lost"] == 0 and (_found(other, arm) or {}).get("verdict") == "costs":
+            return other
+    return None
+
+
+def _keys(words: list[str]) -> set[str]:
+    return {word.partition("=")[0] for word in words}
+
+
+def _excess(part: dict[str, Any], control: dict[str, Any], arm: str) -> Paired:
+    """Delta at a point minus delta at its control, seed by seed."""
+    ours, theirs = ((_found(place, arm) or {})["delta"]["values"] for place in (part, control))
+    return paired(ours, theirs)
 
 
 def _cost(part: dict[str, Any], arm: str) -> dict[str, Any] | None:
@@ -123,7 +184,8 @@ def _expected(part: dict[str, Any], arm: str, what: str) -> dict[str, Any] | Non
     if found is None:
         return None
     agrees = None if arm in part["unfit"] else as_expected(what, found, part["margin"])
-    return _measured(part, found, what.replace("_", " "), agrees)
+    row = _measured(part, found, what.replace("_", " "), agrees)
+    return row | ({"found": row["predicted"]} if agrees and row["found"] == "undecided" else {})
 
 
 def as_expected(what: str, found: dict[str, Any], margin: float) -> bool | None:

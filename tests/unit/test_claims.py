@@ -57,7 +57,7 @@ def test_what_rows_add_up_to(evidence: list[dict[str, Any]]) -> None:
             "n_heads=8 or the setting is split",
         ),
         (
-            [row(True), row(False, "no cost", where="n_heads=1")],
+            [row(True), row(False, "no cost", point="n_heads=1")],
             "what it costs at n_heads=1, where by algebra nothing is lost",
         ),
         ([row(True, where="x"), row(False)], "the arm is none, at x"),
@@ -72,7 +72,11 @@ def test_a_condition_is_what_tells_rows_apart(evidence: list[dict[str, Any]], to
 
 def part(verdict: str, lost: float | None, point: str = "n_heads=4") -> dict[str, Any]:
     arm = {"arm": "none", "delta": {"mean": 0.1, "ci95": [0.05, 0.15]}, "n": 8, "verdict": verdict, "look": False}
-    return {"point": point, "stage": "", "baseline": "dense", "freedom_lost": lost, "arms": [{"arm": "dense"}, arm]}
+    return {"point": point, "stage": "", "baseline": "dense", "freedom_lost": lost, "arms": [{"arm": "dense"}, arm]} | {
+        "folder": point,
+        "margin": 0.01,
+        "unfit": {},
+    }
 
 
 @pytest.mark.parametrize(
@@ -94,6 +98,37 @@ def test_a_delta_speaks_by_its_verdict_and_by_what_algebra_takes_away(
     assert found["agrees"] is agrees
     assert found["predicted"] == ("costs" if lost else "no cost")
     assert (found["delta"], found["n"]) == (0.1, 8)
+
+
+def measured(point: str, lost: float, deltas: list[float], verdict: str = "costs") -> dict[str, Any]:
+    place = part(verdict, lost, point)
+    place["arms"][1]["delta"]["values"] = {str(seed): delta for seed, delta in enumerate(deltas)}
+    return place
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "found", "verdict"),
+    [
+        ([0.31, 0.30, 0.32, 0.30], [0.11, 0.10, 0.12, 0.11], "costs more", "supported only if"),
+        ([0.11, 0.10, 0.12, 0.10], [0.11, 0.10, 0.12, 0.101], "no more", "refuted"),
+        ([0.05, 0.09, 0.02, 0.06], [0.11, 0.10, 0.12, 0.10], "no more", "refuted"),
+        ([0.11, 0.20, 0.05, 0.10], [0.11, 0.10, 0.12, 0.10], "undecided", "undecided"),
+    ],
+)
+def test_what_costs_where_nothing_is_lost_is_taken_off(
+    here: list[float], there: list[float], found: str, verdict: str
+) -> None:
+    whole = {"claims": {"x": CLAIM}, "points": {"base": [], "h1": ["model.n_heads=1"], "split": ["attention=split"]}}
+    parts = [measured("base", 5.0, here), measured("h1", 0.0, there), measured("split", 5.0, here, "undecided")]
+    [card] = cards(whole, parts, [])
+    base, control, split = card["evidence"]
+    assert (base["what"], base["found"], base["predicted"]) == ("none minus dense, beyond h1", found, "costs more")
+    assert base["delta"] == pytest.approx(sum(here) / 4 - sum(there) / 4)
+    assert (control["what"], control["agrees"]) == ("none minus dense", False)
+    assert split["what"] == "none minus dense", "another attention is no matter of heads"
+    assert card["verdict"] == verdict
+    parts[1]["arms"][1]["verdict"] = "undecided"
+    assert cards(whole, parts, [])[0]["evidence"][0]["what"] == "none minus dense", "nothing to take off was found"
 
 
 def an_arm(verdict: str, ci90: list[float] | None = None) -> dict[str, Any]:
@@ -146,7 +181,6 @@ def test_an_expectation_is_looked_for_at_its_points_and_not_of_unfit_arms() -> N
     claim = {**CLAIM, "costs": [], "expects": {"none": "no_worse"}, "at": ["here"]}
     places = [part("helps", None, "here"), part("costs", None, "there")]
     for place in places:
-        place |= {"margin": 0.01, "unfit": {}}
         place["arms"][1]["delta"]["ci90"] = [-0.03, -0.02]
     [card] = cards({"claims": {"x": claim}}, places, [])
     assert [(one["where"], one["predicted"], one["agrees"]) for one in card["evidence"]] == [("here", "no worse", True)]
