@@ -41,13 +41,11 @@ def main(argv: list[str]) -> int:
     asked = parser.parse_args(argv)
     try:
         report = joint_report(asked.outputs / "claims")
+        others = [joint_report(asked.outputs / name) for name in PUBLISHED if (asked.outputs / name).exists()]
     except RequestError as error:
         print(f"findings: {error}", file=sys.stderr)
         return 2
     found = inspected(asked.outputs / "claims")
-    others = [
-        joint_report(asked.outputs / name) for name in PUBLISHED if (asked.outputs / name / "parts.json").exists()
-    ]
     tables = (
         claims_table(report),
         contrasts_table(report),
