@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from mha_ablate.report.plots import BAND, GREY, GRID, PALETTE, STYLE
@@ -19,7 +20,7 @@ TITLES = {"": "Delta to the baseline", SHARED: "At the shared learning rate", TU
 def joint_figures(report: dict[str, Any]) -> dict[str, Figure]:
     """Figures by file name."""
     figures = {"deltas": deltas_figure(report)}
-    if report["tunings"]:
+    if any(map(_has_rates, report["tunings"])):
         figures["rates"] = rates_figure(report)
     if any(part["waterfall"] for part in report["parts"]):
         figures["waterfalls"] = waterfalls_figure(report)
@@ -41,12 +42,13 @@ def deltas_figure(report: dict[str, Any]) -> Figure:
         )
         for column, stage in enumerate(stages):
             parts = [part for part in report["parts"] if part["stage"] == stage]
-            _deltas(grid[0][column], parts, report, legend=column == 0)
+            _deltas(grid[0][column], parts, report)
             grid[0][column].set_title(TITLES[stage])
             if foretold:
                 _freedom(grid[1][column], _places(parts, report), parts, first=column == 0)
             _x_axis(grid[-1][column], report)
         grid[0][0].set_ylabel("nats per token (above 0: worse)")
+        _legend(figure, grid[0])
     return figure
 
 
@@ -56,7 +58,7 @@ def _places(parts: list[dict[str, Any]], report: dict[str, Any]) -> list[float]:
     return [float(points.index(part["point"])) for part in parts]
 
 
-def _deltas(axes: Axes, parts: list[dict[str, Any]], report: dict[str, Any], *, legend: bool) -> None:
+def _deltas(axes: Axes, parts: list[dict[str, Any]], report: dict[str, Any]) -> None:
     for place, part in zip(_places(parts, report), parts, strict=True):  # studies of one folder may differ in it
         axes.fill_between((place - 0.5, place + 0.5), -part["margin"], part["margin"], color=BAND, lw=0, zorder=0)
     axes.axhline(0, color=GREY, lw=1, zorder=1)
@@ -80,8 +82,6 @@ def _deltas(axes: Axes, parts: list[dict[str, Any]], report: dict[str, Any], *, 
             if delta["ci95"]:
                 axes.plot((x, x), delta["ci95"], color=colour, lw=2, solid_capstyle="butt")
     axes.grid(axis="y", color=GRID, lw=0.6)
-    if legend:
-        _legend(axes)
 
 
 def _freedom(axes: Axes, places: list[float], parts: list[dict[str, Any]], *, first: bool) -> None:
@@ -105,7 +105,7 @@ def rates_figure(report: dict[str, Any]) -> Figure:
     import matplotlib
     from matplotlib.figure import Figure
 
-    tunings = report["tunings"]
+    tunings = [tuning for tuning in report["tunings"] if _has_rates(tuning)]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 3.6 * -(-len(tunings) // 3)), layout="constrained")
         grid = figure.subplots(-(-len(tunings) // 3), min(len(tunings), 3), squeeze=False, sharey=True)
@@ -114,7 +114,13 @@ def rates_figure(report: dict[str, Any]) -> Figure:
         for axes in list(grid.flat)[len(tunings) :]:
             axes.set_visible(False)
         grid[0][0].set_ylabel("validation loss, nats per token")
+        _legend(figure, grid.flat)
     return figure
+
+
+def _has_rates(tuning: dict[str, Any]) -> bool:
+    """Whether some run of its grid has come to an end and is told of."""
+    return any(loss is not None for curve in tuning["losses"].values() for loss in curve.values())
 
 
 def _rates(axes: Axes, tuning: dict[str, Any], report: dict[str, Any]) -> None:
@@ -134,7 +140,6 @@ def _rates(axes: Axes, tuning: dict[str, Any], report: dict[str, Any]) -> None:
     axes.minorticks_off()
     axes.set(title=tuning["point"] or "Loss against learning rate", xlabel="learning rate (ring: the best)")
     axes.grid(axis="y", color=GRID, lw=0.6)
-    _legend(axes)
 
 
 def waterfalls_figure(report: dict[str, Any]) -> Figure:
@@ -152,7 +157,7 @@ def waterfalls_figure(report: dict[str, Any]) -> Figure:
             _waterfalls(axes, parts, report)
             axes.set_title(f"Removal taken apart{': ' + TITLES[stage].lower() if stage else ''}")
         grid[0].set_ylabel("nats per token")
-        _legend(grid[0])
+        _legend(figure, grid)
     return figure
 
 
@@ -180,10 +185,11 @@ def _waterfalls(axes: Axes, parts: list[dict[str, Any]], report: dict[str, Any])
     _x_axis(axes, report)
 
 
-def _legend(axes: Axes) -> None:
-    """Where anything is drawn that has a name."""
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False)
+def _legend(figure: Figure, panels: Iterable[Axes]) -> None:
+    """One for all panels, above them, where it covers nothing. Without a named thing, none."""
+    named = {name: handle for axes in panels for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
+    if named:
+        figure.legend(named.values(), named, loc="outside upper center", ncols=min(len(named), 6), frameon=False)
 
 
 def arm_colours(report: dict[str, Any]) -> dict[str, str]:
