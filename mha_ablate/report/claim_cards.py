@@ -15,7 +15,9 @@ COLUMNS = ("evidence", "where", "delta, 95%", "seeds", "found", "if it held", "s
 def heading(card: dict[str, Any]) -> str:
     """The claim's name and the verdict on it, in a line."""
     condition = f" {card['only_if']}" if card["verdict"] == ONLY_IF else ""
-    return f"{card['claim'].replace('_', ' ')}: {card['verdict']}{condition}{' (a look)' if card['look'] else ''}"
+    remarks = [word for word, holds in (("a look", card["look"]), ("so far", card["so_far"])) if holds]
+    told = f" ({', '.join(remarks)})" if remarks else ""
+    return f"{card['claim'].replace('_', ' ')}: {card['verdict']}{condition}{told}"
 
 
 def rows(card: dict[str, Any]) -> list[tuple[str, ...]]:

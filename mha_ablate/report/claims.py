@@ -19,10 +19,12 @@ SIDES = {"no_worse": ("costs", 1), "no_better": ("helps", -1)}
 SHOWN = 4  # places named in a verdict
 
 
-def cards(whole: dict[str, Any], parts: list[dict[str, Any]], tunings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One card a claim: `{claim, says, algebra, arms, change, verdict, only_if, look, open, evidence}`.
+def cards(
+    whole: dict[str, Any], parts: list[dict[str, Any]], tunings: list[dict[str, Any]], *, complete: bool = True
+) -> list[dict[str, Any]]:
+    """One card a claim: `{claim, says, algebra, arms, change, verdict, only_if, look, so_far, open, evidence}`.
 
-    Evidence is `{what, where, arm, delta, ci95, n, found, predicted, agrees}`: `agrees` is None where the row decides nothing.
+    `so_far` where a verdict rests on runs and the study is not `complete`: parts of it have not run yet. Evidence is `{what, where, arm, delta, ci95, n, found, predicted, agrees}`: `agrees` is None where the row decides nothing.
     """
     return [_card(name, claim, whole, parts, tunings) for name, claim in whole.get("claims", {}).items()]
 
@@ -54,6 +56,10 @@ def _card(
         "open": sum(row["agrees"] is None for row in rows),
         "evidence": rows,
     }
+
+
+def _rests_on_runs(claim: dict[str, Any]) -> bool:
+    return bool(claim["costs"] or claim.get("expects") or claim["rates"])
 
 
 def weighed(rows: list[dict[str, Any]]) -> tuple[str, str | None]:

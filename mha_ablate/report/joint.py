@@ -105,7 +105,7 @@ def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> 
     grids = [note for f, study in studies.items() if _stage(f) == GRID for note in _grid_notes(path, study)]
     report["notes"] = [*late, *_changed_notes(whole, parts), *grids, *_notes(report)]
     report["sentence"] = _sentence(report)
-    report["claims"] = cards(whole, parts, tunings) if whole else []
+    report["claims"] = cards(whole, parts, tunings, complete=not absent) if whole else []
     return report
 
 

@@ -50,7 +50,7 @@ svg {{ width: 100%; height: auto; fill: var(--ink); display: block; }}
 .claim {{ border: 1px solid var(--line); border-radius: 6px; padding: .2rem 1rem .8rem; margin: 1rem 0; }}
 .claim h2 {{ margin: .6rem 0; font-size: 1.05rem; border: 0; }}
 .claim dl {{ display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; margin: 0 0 .6rem; }}
-.claim dt {{ color: var(--quiet); }} .claim dd {{ margin: 0; }}
+.claim dt {{ color: var(--quiet); margin: 0; }} .claim dd {{ margin: 0; }}
 table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }}
 th, td {{ text-align: right; padding: .36rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }}
 th {{ font-weight: 600; vertical-align: bottom; }}

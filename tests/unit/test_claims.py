@@ -224,6 +224,15 @@ def test_what_cannot_be_built_is_tried() -> None:
     assert [one["agrees"] for one in cards(unknown, [], [])[0]["evidence"]] == [None]
 
 
+def test_a_verdict_on_half_a_study_is_one_so_far() -> None:
+    shapes = {**CLAIM, "costs": [], "refused": {"none": ["model.head_dim=64"]}}
+    whole = {"claims": {"x": CLAIM, "shapes": shapes}, "request": [], "arms": {"none": ["fc_out=none"]}}
+    ours, of_shapes = cards(whole, [part("costs", 5.0)], [], complete=False)
+    assert heading(ours) == "x: supported (so far)"
+    assert heading(of_shapes) == "shapes: supported only if model.head_dim=64", "no run that is left could change it"
+    assert heading(cards(whole, [part("costs", 5.0)], [])[0]) == "x: supported"
+
+
 def test_a_study_with_claims_has_their_cards_in_its_report(tmp_path: Path) -> None:
     for n in (2, 4):
         made(tmp_path / f"x/n_heads={n}", seed=n, seeds=8)
