@@ -24,9 +24,13 @@ def cards(
 ) -> list[dict[str, Any]]:
     """One card a claim: `{claim, says, algebra, arms, change, verdict, only_if, look, so_far, open, evidence}`.
 
-    `so_far` where a verdict rests on runs and the study is not `complete`: parts of it have not run yet. Evidence is `{what, where, arm, delta, ci95, n, found, predicted, agrees}`: `agrees` is None where the row decides nothing.
+    `so_far` where a verdict rests on runs and the study is not `complete`: parts of it have not run yet. Evidence is
+    `{what, where, arm, delta, ci95, n, found, predicted, agrees}`: `agrees` is None where the row decides nothing.
     """
-    return [_card(name, claim, whole, parts, tunings) for name, claim in whole.get("claims", {}).items()]
+    return [
+        _card(name, claim, whole, parts, tunings) | {"so_far": _rests_on_runs(claim) and not complete}
+        for name, claim in whole.get("claims", {}).items()
+    ]
 
 
 def _card(
