@@ -15,9 +15,18 @@ COLUMNS = ("evidence", "where", "delta, 95%", "seeds", "found", "if it held", "s
 def heading(card: dict[str, Any]) -> str:
     """The claim's name and the verdict on it, in a line."""
     condition = f" {card['only_if']}" if card["verdict"] == ONLY_IF else ""
-    remarks = [word for word, holds in (("a look", card["look"]), ("so far", card["so_far"])) if holds]
-    told = f" ({', '.join(remarks)})" if remarks else ""
+    told = f" ({', '.join(found)})" if (found := remarks(card)) else ""
     return f"{card['claim'].replace('_', ' ')}: {card['verdict']}{condition}{told}"
+
+
+def remarks(card: dict[str, Any]) -> list[str]:
+    """What a reader of the verdict must know with it."""
+    known = {
+        "a look": card["look"],
+        "at the shared rate; at own best rates it is open": card["shared_only"],
+        "so far": card["so_far"],
+    }
+    return [word for word, holds in known.items() if holds]
 
 
 def rows(card: dict[str, Any]) -> list[tuple[str, ...]]:

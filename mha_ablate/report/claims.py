@@ -22,9 +22,10 @@ SHOWN = 4  # places named in a verdict
 def cards(
     whole: dict[str, Any], parts: list[dict[str, Any]], tunings: list[dict[str, Any]], *, complete: bool = True
 ) -> list[dict[str, Any]]:
-    """One card a claim: `{claim, says, algebra, arms, change, verdict, only_if, look, so_far, open, evidence}`.
+    """One card a claim: `{claim, says, algebra, arms, change, verdict, only_if, look, shared_only, so_far, open,
+    evidence}`.
 
-    `so_far` where a verdict rests on runs and the study is not `complete`: parts of it have not run yet. Evidence is
+    `shared_only` where each arm's own best rate leaves open what the shared rate decides; `so_far` where a verdict rests on runs and the study is not `complete`: parts of it have not run yet. Evidence is
     `{what, where, arm, delta, ci95, n, found, predicted, agrees}`: `agrees` is None where the row decides nothing.
     """
     return [
@@ -57,9 +58,16 @@ def _card(
         "verdict": verdict,
         "only_if": only_if,
         "look": verdict != UNDECIDED and any(row["look"] for row in rows if row["agrees"] is not None),
+        "shared_only": verdict != UNDECIDED and _shared_only(rows),
         "open": sum(row["agrees"] is None for row in rows),
         "evidence": rows,
     }
+
+
+def _shared_only(rows: list[dict[str, Any]]) -> bool:
+    """Whether rows at the shared rate decide, and rows at own best rates are there and all open."""
+    decided, own = ([row for row in rows if row["stage"] == stage] for stage in (SHARED, TUNED))
+    return bool(own) and any(row["agrees"] is not None for row in decided) and all(row["agrees"] is None for row in own)
 
 
 def _rests_on_runs(claim: dict[str, Any]) -> bool:

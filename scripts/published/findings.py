@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mha_ablate.errors import RequestError
-from mha_ablate.report.claim_cards import heading, standing
+from mha_ablate.report.claim_cards import heading, remarks, standing
 from mha_ablate.report.claims import ONLY_IF, REFUTED, SUPPORTED, UNDECIDED
 from mha_ablate.report.family import STAGES
 from mha_ablate.report.inspect_plots import figures as inspect_figures
@@ -98,9 +98,8 @@ def published_table(reports: list[dict[str, Any]]) -> str:
     for report in reports:
         for card in report["claims"]:
             found = [f"`{row['arm']}`, {row['where']}: {_delta(row)} ({row['found']})" for row in card["evidence"]]
-            agrees = " ".join(
-                filter(None, (AGREES[card["verdict"]], card["only_if"], "(a look)" if card["look"] else ""))
-            )
+            verdict = " ".join(filter(None, (AGREES[card["verdict"]], card["only_if"])))
+            agrees = ", ".join((verdict, *remarks(card)))
             command = f"`claims study={report['study']}`, {report['kind']}, `{(report['plan_hash'] or '-')[:8]}`"
             rows.append((card["says"], "<br>".join(found), agrees, command))
     return markdown(("published", "here, minus the baseline", "agrees", "command and hash"), rows)

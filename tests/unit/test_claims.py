@@ -224,6 +224,14 @@ def test_what_cannot_be_built_is_tried() -> None:
     assert [one["agrees"] for one in cards(unknown, [], [])[0]["evidence"]] == [None]
 
 
+@pytest.mark.parametrize(("own", "told"), [("undecided", "supported (at the shared rate; "), ("costs", "supported")])
+def test_what_the_shared_rate_decides_alone_is_said_so(own: str, told: str) -> None:
+    stages = [part("costs", 5.0) | {"stage": "shared"}, part(own, 5.0) | {"stage": "tuned"}]
+    [card] = cards({"claims": {"x": CLAIM}}, stages, [])
+    assert card["shared_only"] == (own == "undecided")
+    assert heading(card).startswith(f"x: {told}")
+
+
 def test_a_verdict_on_half_a_study_is_one_so_far() -> None:
     shapes = {**CLAIM, "costs": [], "refused": {"none": ["model.head_dim=64"]}}
     whole = {"claims": {"x": CLAIM, "shapes": shapes}, "request": [], "arms": {"none": ["fc_out=none"]}}
