@@ -22,11 +22,11 @@ SHOWN = 4  # places named in a verdict
 def cards(
     whole: dict[str, Any], parts: list[dict[str, Any]], tunings: list[dict[str, Any]], *, complete: bool = True
 ) -> list[dict[str, Any]]:
-    """One card a claim: `{claim, says, algebra, arms, change, verdict, only_if, look, shared_only, so_far, open,
-    evidence}`.
+    """One card a claim: `{claim, says, algebra, arms, change, verdict, only_if, look, shared_only, so_far, open, evidence}`.
 
-    `shared_only` where each arm's own best rate leaves open what the shared rate decides; `so_far` where a verdict rests on runs and the study is not `complete`: parts of it have not run yet. Evidence is
-    `{what, where, arm, delta, ci95, n, found, predicted, agrees}`: `agrees` is None where the row decides nothing.
+    `shared_only` where each arm's own best rate leaves open what the shared rate decides; `so_far` where a verdict rests on
+    runs and the study is not `complete`: parts of it have not run yet. Evidence is `{what, where, arm, delta, ci95, n, found,
+    predicted, agrees}`: `agrees` is None where the row decides nothing.
     """
     return [
         _card(name, claim, whole, parts, tunings) | {"so_far": _rests_on_runs(claim) and not complete}
