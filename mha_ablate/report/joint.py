@@ -105,7 +105,8 @@ def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> 
     grids = [note for f, study in studies.items() if _stage(f) == GRID for note in _grid_notes(path, study)]
     report["notes"] = [*late, *_changed_notes(whole, parts), *grids, *_notes(report)]
     report["sentence"] = _sentence(report)
-    report["claims"] = cards(whole, parts, tunings, complete=not absent) if whole else []
+    complete = not absent and not any(arm["missing"] for part in parts for arm in part["arms"])
+    report["claims"] = cards(whole, parts, tunings, complete=complete) if whole else []
     return report
 
 
