@@ -98,7 +98,8 @@ def _condition(agree: list[dict[str, Any]], against: list[dict[str, Any]]) -> st
     """What tells the rows for a claim from those against it: the stage, the arm, the place, or else the rows themselves."""
     for key in ("stage", "arm", "point"):
         of_agree, of_against = ({row[key] for row in rows} for rows in (agree, against))
-        if not of_agree & of_against:
+        without_stage = key == "stage" and "" in of_agree  # what holds at any rate is not told apart by one
+        if not of_agree & of_against and not without_stage:
             return _either(dict.fromkeys(_as_condition(key, row[key]) for row in agree))
     return _either(f"the arm is {row['arm']}, at {row['where']}" for row in agree)
 

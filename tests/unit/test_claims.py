@@ -52,6 +52,7 @@ def test_what_rows_add_up_to(evidence: list[dict[str, Any]]) -> None:
         ([row(True, stage="shared"), row(False, stage="tuned")], "all arms share one learning rate"),
         ([row(False, stage="shared"), row(True, stage="tuned")], "each arm has its own best learning rate"),
         ([row(True, arm="a"), row(False, arm="b")], "a is what shows it"),
+        ([row(True, arm="a"), row(False, arm="b", stage="shared")], "a is what shows it"),
         (
             [row(True, point="n_heads=8"), row(True, point="split"), row(False, point="base")],
             "n_heads=8 or the setting is split",
