@@ -24,6 +24,7 @@ class QKV(nn.Module):
     """What makes q, k and v of every head: `[B T C] -> [B H T D], [B H T D], [B H T V]`.
 
     `identity_values` leaves no W_V: head h's values are slice h of the embedding (He & Hofmann, arXiv 2311.01906).
+    `orthogonal_values` starts W_V as a random rotation, which hands the values on as loud as they come.
     `zero_queries` starts with scores of 0, all earlier tokens alike. Raises ValueError where identity values do not fit.
     """
 
@@ -36,6 +37,7 @@ class QKV(nn.Module):
         *,
         bias: bool,
         identity_values: bool = False,
+        orthogonal_values: bool = False,
         zero_queries: bool = False,
     ) -> None:
         super().__init__()
@@ -46,9 +48,9 @@ class QKV(nn.Module):
             )
         self.n_heads, self.identity_values = n_heads, identity_values
         self.widths = (head_dim, head_dim, *(() if identity_values else (value_width,)))
-        self.map = self.make_map(d_model, bias, zero_queries)
+        self.map = self.make_map(d_model, bias, zero_queries, orthogonal_values)
 
-    def make_map(self, d_model: int, bias: bool, zero_queries: bool) -> Linear:
+    def make_map(self, d_model: int, bias: bool, zero_queries: bool, orthogonal_values: bool) -> Linear:
         """The learned map that gives `widths` channels a head."""
         raise NotImplementedError
 
@@ -77,10 +79,16 @@ class QKV(nn.Module):
 class FusedQKV(QKV):
     """Standard: one map `C -> H (D + D + V)` makes q, k and v of every head from the whole embedding."""
 
-    def make_map(self, d_model: int, bias: bool, zero_queries: bool) -> Linear:
+    def make_map(self, d_model: int, bias: bool, zero_queries: bool, orthogonal_values: bool) -> Linear:
         """`C -> H * sum(widths)`: all queries first, then all keys, then all values."""
-        n_q = self.n_heads * self.widths[0]
-        return Linear(d_model, self.n_heads * sum(self.widths), bias=bias, zero_rows=n_q if zero_queries else 0)
+        n_q, n_v = self.n_heads * self.widths[0], self.n_heads * self.widths[-1]
+        return Linear(
+            d_model,
+            self.n_heads * sum(self.widths),
+            bias=bias,
+            zero_rows=n_q if zero_queries else 0,
+            orthogonal_rows=n_v if orthogonal_values else 0,
+        )
 
     def parts(self, x_BTC: Tensor) -> list[Tensor]:
         """Each a view of one piece of the product."""
@@ -100,10 +108,15 @@ class SplitQKV(QKV):
     Head h sees slice h alone, and its weights are those of every other head.
     """
 
-    def make_map(self, d_model: int, bias: bool, zero_queries: bool) -> Linear:
+    def make_map(self, d_model: int, bias: bool, zero_queries: bool, orthogonal_values: bool) -> Linear:
         """`C/H -> sum(widths)`."""
-        rows = self.widths[0] if zero_queries else 0
-        return Linear(d_model // self.n_heads, sum(self.widths), bias=bias, zero_rows=rows)
+        return Linear(
+            d_model // self.n_heads,
+            sum(self.widths),
+            bias=bias,
+            zero_rows=self.widths[0] if zero_queries else 0,
+            orthogonal_rows=self.widths[-1] if orthogonal_values else 0,
+        )
 
     def parts(self, x_BTC: Tensor) -> list[Tensor]:
         """The same map on every slice."""

@@ -13,19 +13,26 @@ from mha_ablate.model.init import STD, Draw
 
 
 class Linear(nn.Module):
-    """y = x W^T (+ b). `x: [..., n_in] -> [..., n_out]`; W starts at N(0, std^2), b at 0."""
+    """y = x W^T (+ b). `x: [..., n_in] -> [..., n_out]`; W starts at N(0, std^2), b at 0.
 
-    def __init__(self, n_in: int, n_out: int, *, bias: bool, std: float = STD, zero_rows: int = 0) -> None:
+    Of W the first `zero_rows` may start at 0, and the last `orthogonal_rows` as a random rotation that keeps the rms of x.
+    """
+
+    def __init__(
+        self, n_in: int, n_out: int, *, bias: bool, std: float = STD, zero_rows: int = 0, orthogonal_rows: int = 0
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_out, n_in))
         self.bias = nn.Parameter(torch.empty(n_out)) if bias else None
-        self.std, self.zero_rows = std, zero_rows
+        self.std, self.zero_rows, self.orthogonal_rows = std, zero_rows, orthogonal_rows
 
     def reset_parameters(self, draw: Draw) -> None:
-        """Draw the weight but for its first `zero_rows` outputs, zero the bias."""
+        """Draw the weight, zero the bias. A row that both have starts alike in two maps that differ in the others."""
         draw.normal("weight", self.weight, self.std)
         if self.zero_rows:
             draw.constant(self.weight[: self.zero_rows], 0.0)
+        if self.orthogonal_rows:
+            draw.orthogonal("weight.orthogonal", self.weight[-self.orthogonal_rows :], 1.0)
         if self.bias is not None:
             draw.constant(self.bias, 0.0)
 

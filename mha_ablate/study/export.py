@@ -19,7 +19,7 @@ from mha_ablate.surgery.swap import attentions
 KINDS = ("hf",)
 GPT2 = (
     ("attention.qkv", "fused"),
-    ("attention.value", "learned"),
+    ("attention.value", "learned", "orthogonal_init"),
     ("attention.scores", "softmax"),
     ("model.block", "pre"),
     ("model.norm", "layernorm"),
@@ -50,7 +50,9 @@ def misfits(trained: Trained) -> list[str]:
     """What GPT-2 cannot express, each with the setting that it could."""
     config = trained.config
     wrong = [
-        f"{key} is {_value(config, key)}, set {key}={wanted}" for key, wanted in GPT2 if _value(config, key) != wanted
+        f"{key} is {_value(config, key)}, set {key}={fitting[0]}"
+        for key, *fitting in GPT2
+        if _value(config, key) not in fitting
     ]
     m = config.model
     if m.n_heads * m.width_of_head != m.d_model:

@@ -85,6 +85,27 @@ def test_identity_values_have_no_weights(qkv: str) -> None:
     assert b == (a[0] // 3 * 2, a[1])
 
 
+@QKVS
+def test_values_that_start_orthogonal_hand_the_embedding_on_whole(qkv: str) -> None:
+    usual, whole = (gpt(NoProjection, qkv=qkv, value=v) for v in ("learned", "orthogonal_init"))
+    for a, b in zip(blocks(usual), blocks(whole), strict=True):
+        weight = b.attention.qkv.value_weight().flatten(0, 1)
+        torch.testing.assert_close(weight @ weight.T, torch.eye(len(weight)))
+        n_qk = len(a.attention.qkv.map.weight) // 3 * 2
+        assert torch.equal(a.attention.qkv.map.weight[:n_qk], b.attention.qkv.map.weight[:n_qk])
+    assert {n: p.shape for n, p in usual.named_parameters()} == {n: p.shape for n, p in whole.named_parameters()}
+    first, second = (b.attention.qkv.value_weight() for b in blocks(whole))
+    assert not torch.equal(first, second)
+
+
+def test_orthogonal_values_of_wide_heads_keep_the_loudness() -> None:
+    model = gpt(d_model=16, n_heads=2, head_dim=16, value="orthogonal_init")
+    x = noise(4, 8, 16).float()
+    for block in blocks(model):
+        _, _, v = block.attention.qkv(x)
+        assert rms(v) == pytest.approx(rms(x), rel=1e-4)
+
+
 def test_identity_values_where_the_heads_do_not_fit_are_refused_in_one_line() -> None:
     config = compose(["model.head_dim=16", "attention.value=identity", "fc_out=dense"]).config
     with pytest.raises(
