@@ -128,15 +128,21 @@ def _few(words: Iterable[str]) -> list[str]:
 def _costs(arms: list[str], parts: list[dict[str, Any]], points: dict[str, list[str]]) -> list[dict[str, Any]]:
     """A row a part and arm: its delta, or where the arm costs at a control already, what it costs beyond that.
 
-    The excess `costs more` by the decision rule over all of them; it is `no more` where its 90% interval ends below the margin.
+    A cost decides nothing where the arm costs without any loss too, and this setting lacks a control of its own. The excess `costs more` by the decision rule over all of them; it is `no more` where its 90% interval ends below the margin.
     """
     rows, beyond = [], {}
     for part in parts:
         for arm in arms:
             if (row := _cost(part, arm)) is None:
                 continue
-            if (control := _control(part, arm, parts, points)) is not None:
+            lossless = _lossless(part, arm, parts)
+            control = _control(part, lossless, points)
+            costly = [other for other in lossless if _verdict(other, arm) == "costs"]
+            if control is not None and control in costly:
                 beyond[f"{part['folder']}\n{arm}"] = row, part, control
+            elif control is None and costly and row["agrees"]:
+                told = f"{row['what']}; it costs at {costly[0]['point']} too, where nothing is lost, and here lacks such a control"
+                row |= {"what": told, "agrees": None}
             rows.append(row)
     contrasts = {key: _excess(part, control, row["arm"]) for key, (row, part, control) in beyond.items()}
     unfit = {key: part["unfit"][row["arm"]] for key, (row, part, _) in beyond.items() if row["arm"] in part["unfit"]}
@@ -158,27 +164,35 @@ def _costs(arms: list[str], parts: list[dict[str, Any]], points: dict[str, list[
     return rows
 
 
+def _lossless(part: dict[str, Any], arm: str, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For a part that loses freedom: those of its stage that lose none by algebra, and where the arm has run."""
+    if not part["freedom_lost"]:
+        return []
+    return [
+        other
+        for other in parts
+        if other["stage"] == part["stage"] and other["freedom_lost"] == 0 and _verdict(other, arm)
+    ]
+
+
 def _control(
-    part: dict[str, Any], arm: str, parts: list[dict[str, Any]], points: dict[str, list[str]]
+    part: dict[str, Any], lossless: list[dict[str, Any]], points: dict[str, list[str]]
 ) -> dict[str, Any] | None:
-    """The part where nothing is lost by algebra and the arm costs all the same, and which is else as this one.
-
-    Such a cost is not one of freedom. It differs in what its own point sets alone: n_heads=1 is a control of base and n_heads=8,
-    and none of a point with another attention.
-    """
-    if not part["freedom_lost"] or part["point"] not in points:
+    """Of these, the one that differs in one setting alone: n_heads=1 is a control of base and n_heads=8, and of no other width."""
+    ours = points.get(part["point"])
+    if ours is None:
         return None
-    for other in parts:
-        alike = other["stage"] == part["stage"] and _keys(points[part["point"]]) <= _keys(
-            points.get(other["point"], [])
-        )
-        if alike and other["freedom_lost"] == 0 and (_found(other, arm) or {}).get("verdict") == "costs":
-            return other
-    return None
+    return next((other for other in lossless if _apart(ours, points.get(other["point"], [])) == 1), None)
 
 
-def _keys(words: list[str]) -> set[str]:
-    return {word.partition("=")[0] for word in words}
+def _verdict(part: dict[str, Any], arm: str) -> str | None:
+    return (_found(part, arm) or {}).get("verdict")
+
+
+def _apart(one: list[str], other: list[str]) -> int:
+    """How many settings differ between two points, by the words of both."""
+    a, b = ({key: value for key, _, value in (word.partition("=") for word in words)} for words in (one, other))
+    return sum(a.get(key) != b.get(key) for key in a | b)
 
 
 def _excess(part: dict[str, Any], control: dict[str, Any], arm: str) -> Paired:

@@ -132,6 +132,29 @@ def test_what_costs_where_nothing_is_lost_is_taken_off(
     assert cards(whole, parts, [])[0]["evidence"][0]["what"] == "none minus dense", "nothing to take off was found"
 
 
+NARROW, NARROW_H1 = ["model.d_model=64", "model.n_heads=2"], ["model.d_model=64", "model.n_heads=1"]
+
+
+def test_a_cost_that_is_no_matter_of_loss_decides_nothing_without_a_control_of_its_own() -> None:
+    points = {"h1": ["model.n_heads=1"], "narrow": NARROW, "narrow_h1": NARROW_H1, "split": ["attention=split"]}
+    costly, level = [0.11, 0.10, 0.12, 0.101], [0.01, 0.0, -0.01, 0.0]
+    h1, narrow, split = measured("h1", 0.0, costly), measured("narrow", 5.0, costly), measured("split", 5.0, level, "helps")
+    whole = {"claims": {"x": CLAIM}, "points": points}
+
+    _, alone, other = cards(whole, [h1, narrow, split], [])[0]["evidence"]
+    assert (alone["agrees"], alone["found"]) == (None, "costs")
+    assert alone["what"] == "none minus dense; it costs at h1 too, where nothing is lost, and here lacks such a control"
+    assert (other["agrees"], other["what"]) == (False, "none minus dense"), "what does not cost speaks for itself"
+
+    own = measured("narrow_h1", 0.0, level, "equivalent")
+    _, _, found = cards(whole, [h1, own, narrow], [])[0]["evidence"]
+    assert (found["agrees"], found["what"]) == (True, "none minus dense"), "its own control costs nothing"
+
+    own = measured("narrow_h1", 0.0, costly)
+    _, _, found = cards(whole, [h1, own, narrow], [])[0]["evidence"]
+    assert (found["what"], found["found"]) == ("none minus dense, beyond narrow_h1", "no more")
+
+
 def an_arm(verdict: str, ci90: list[float] | None = None) -> dict[str, Any]:
     delta = {"mean": 0.1, "ci95": [0.05, 0.15], "ci90": ci90}
     return {"arm": "none", "delta": delta, "n": 8, "verdict": verdict, "look": False}
