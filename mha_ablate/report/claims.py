@@ -128,7 +128,8 @@ def _few(words: Iterable[str]) -> list[str]:
 def _costs(arms: list[str], parts: list[dict[str, Any]], points: dict[str, list[str]]) -> list[dict[str, Any]]:
     """A row a part and arm: its delta, or where the arm costs at a control already, what it costs beyond that.
 
-    A cost decides nothing where the arm costs without any loss too, and this setting lacks a control of its own. The excess `costs more` by the decision rule over all of them; it is `no more` where its 90% interval ends below the margin.
+    A cost decides nothing where the arm costs without any loss too, and this setting lacks a control of its own. The excess
+    `costs more` by the decision rule over all of them; it is `no more` where its 90% interval ends below the margin.
     """
     rows, beyond = [], {}
     for part in parts:

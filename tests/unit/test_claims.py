@@ -138,7 +138,11 @@ NARROW, NARROW_H1 = ["model.d_model=64", "model.n_heads=2"], ["model.d_model=64"
 def test_a_cost_that_is_no_matter_of_loss_decides_nothing_without_a_control_of_its_own() -> None:
     points = {"h1": ["model.n_heads=1"], "narrow": NARROW, "narrow_h1": NARROW_H1, "split": ["attention=split"]}
     costly, level = [0.11, 0.10, 0.12, 0.101], [0.01, 0.0, -0.01, 0.0]
-    h1, narrow, split = measured("h1", 0.0, costly), measured("narrow", 5.0, costly), measured("split", 5.0, level, "helps")
+    h1, narrow, split = (
+        measured("h1", 0.0, costly),
+        measured("narrow", 5.0, costly),
+        measured("split", 5.0, level, "helps"),
+    )
     whole = {"claims": {"x": CLAIM}, "points": points}
 
     _, alone, other = cards(whole, [h1, narrow, split], [])[0]["evidence"]
