@@ -142,8 +142,7 @@ def _costs(arms: list[str], parts: list[dict[str, Any]], points: dict[str, list[
             if control is not None and control in costly:
                 beyond[f"{part['folder']}\n{arm}"] = row, part, control
             elif control is None and costly and row["agrees"]:
-                told = f"{row['what']}; it costs at {costly[0]['point']} too, where nothing is lost, and here lacks such a control"
-                row |= {"what": told, "agrees": None}
+                row |= {"found": f"costs, as at {costly[0]['point']}", "agrees": None}
             rows.append(row)
     contrasts = {key: _excess(part, control, row["arm"]) for key, (row, part, control) in beyond.items()}
     unfit = {key: part["unfit"][row["arm"]] for key, (row, part, _) in beyond.items() if row["arm"] in part["unfit"]}
@@ -203,13 +202,17 @@ def _excess(part: dict[str, Any], control: dict[str, Any], arm: str) -> Paired:
 
 
 def _cost(part: dict[str, Any], arm: str) -> dict[str, Any] | None:
-    """An arm's delta at one point and stage: for the claim where it costs and freedom is lost, against it else."""
+    """An arm's delta at one point and stage: for the claim where it costs and freedom is lost, against it else.
+
+    It does not cost where its 90% interval ends below the margin, as in `as_expected`.
+    """
     found = _found(part, arm)
     if found is None or part["freedom_lost"] is None:
         return None
     predicted = "costs" if part["freedom_lost"] > 0 else "no cost"
-    costs = None if found["verdict"] == "undecided" else found["verdict"] == "costs"
-    return _measured(part, found, predicted, None if costs is None else costs == (predicted == "costs"))
+    free = None if arm in part["unfit"] else as_expected("no_worse", found, part["margin"])
+    row = _measured(part, found, predicted, None if free is None else free == (predicted == "no cost"))
+    return row | ({"found": "no cost"} if free and row["found"] == "undecided" else {})
 
 
 def _expected(part: dict[str, Any], arm: str, what: str) -> dict[str, Any] | None:

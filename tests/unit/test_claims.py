@@ -71,8 +71,12 @@ def test_a_condition_is_what_tells_rows_apart(evidence: list[dict[str, Any]], to
     assert told in only_if
 
 
-def part(verdict: str, lost: float | None, point: str = "n_heads=4") -> dict[str, Any]:
-    arm = {"arm": "none", "delta": {"mean": 0.1, "ci95": [0.05, 0.15]}, "n": 8, "verdict": verdict, "look": False}
+CI90 = {"costs": [0.06, 0.14], "helps": [-0.14, -0.06], "equivalent": [-0.005, 0.005], "undecided": [-0.05, 0.14]}
+
+
+def part(verdict: str, lost: float | None, point: str = "n_heads=4", ci90: list[float] | None = None) -> dict[str, Any]:
+    delta = {"mean": 0.1, "ci95": [0.05, 0.15], "ci90": ci90 or CI90[verdict]}
+    arm = {"arm": "none", "delta": delta, "n": 8, "verdict": verdict, "look": False}
     return {"point": point, "stage": "", "baseline": "dense", "freedom_lost": lost, "arms": [{"arm": "dense"}, arm]} | {
         "folder": point,
         "margin": 0.01,
@@ -99,6 +103,16 @@ def test_a_delta_speaks_by_its_verdict_and_by_what_algebra_takes_away(
     assert found["agrees"] is agrees
     assert found["predicted"] == ("costs" if lost else "no cost")
     assert (found["delta"], found["n"]) == (0.1, 8)
+
+
+@pytest.mark.parametrize(("lost", "agrees"), [(5.0, False), (0.0, True)])
+def test_an_interval_below_the_margin_excludes_a_cost_whatever_the_verdict(lost: float, agrees: bool) -> None:
+    place = part("undecided", lost, ci90=[-0.04, 0.009])
+    [found] = cards({"claims": {"x": CLAIM}}, [place], [])[0]["evidence"]
+    assert (found["found"], found["agrees"]) == ("no cost", agrees)
+    place["unfit"] = {"none": "seeds are missing"}
+    [found] = cards({"claims": {"x": CLAIM}}, [place], [])[0]["evidence"]
+    assert (found["found"], found["agrees"]) == ("undecided", None)
 
 
 def measured(point: str, lost: float, deltas: list[float], verdict: str = "costs") -> dict[str, Any]:
@@ -146,8 +160,7 @@ def test_a_cost_that_is_no_matter_of_loss_decides_nothing_without_a_control_of_i
     whole = {"claims": {"x": CLAIM}, "points": points}
 
     _, alone, other = cards(whole, [h1, narrow, split], [])[0]["evidence"]
-    assert (alone["agrees"], alone["found"]) == (None, "costs")
-    assert alone["what"] == "none minus dense; it costs at h1 too, where nothing is lost, and here lacks such a control"
+    assert (alone["agrees"], alone["found"]) == (None, "costs, as at h1")
     assert (other["agrees"], other["what"]) == (False, "none minus dense"), "what does not cost speaks for itself"
 
     own = measured("narrow_h1", 0.0, level, "equivalent")
