@@ -25,7 +25,8 @@ PAGE = ROOT / "docs/findings.md"
 FIGURES = ROOT / "docs/figures"
 COLUMNS = ("setting", "rates", "arm", "seeds", "delta, 95%", "90%", "verdict", "plan")
 BASE = "claims/base/tuned"  # the setting of the page's opening figure
-TABLES = ("claims", "contrasts", "effort", "published", "inside")
+TABLES = ("claims", "contrasts", "effort", "controls", "published", "inside")
+SECOND_LOOK = "claims_controls"  # other seeds, with controls
 PUBLISHED = ("gates", "hadamard", "skipless", "head_width")  # studies of what others found
 AGREES = {SUPPORTED: "yes", REFUTED: "no", UNDECIDED: "open", ONLY_IF: "in part: only if"}
 LOOKED_AT = ("ranks", "heads")
@@ -42,6 +43,7 @@ def main(argv: list[str]) -> int:
     try:
         report = joint_report(asked.outputs / "claims")
         others = [joint_report(asked.outputs / name) for name in PUBLISHED if (asked.outputs / name).exists()]
+        again = joint_report(asked.outputs / SECOND_LOOK) if (asked.outputs / SECOND_LOOK).exists() else None
     except RequestError as error:
         print(f"findings: {error}", file=sys.stderr)
         return 2
@@ -50,6 +52,7 @@ def main(argv: list[str]) -> int:
         claims_table(report),
         contrasts_table(report),
         effort(asked.outputs / "claims", report),
+        second_look(again),
         published_table(others),
         inside(found),
     )
@@ -103,6 +106,14 @@ def published_table(reports: list[dict[str, Any]]) -> str:
             command = f"`claims study={report['study']}`, {report['kind']}, `{(report['plan_hash'] or '-')[:8]}`"
             rows.append((card["says"], "<br>".join(found), agrees, command))
     return markdown(("published", "here, minus the baseline", "agrees", "command and hash"), rows)
+
+
+def second_look(report: dict[str, Any] | None) -> str:
+    """Every arm of every setting of the study of controls, and the cards' verdicts on it."""
+    if report is None:
+        return "Its controls have not run."
+    verdicts = "\n".join(f"- {heading(card)}; {standing(card)}." for card in report["claims"])
+    return f"{contrasts_table(report)}\n\n{verdicts}"
 
 
 def _delta(row: dict[str, Any]) -> str:

@@ -37,6 +37,7 @@ def test_the_quick_form_tells_all_four_claims(cli: Cli, small: list[str], tmp_pa
 def published(place: Path) -> None:
     """docs/findings.md takes its tables and figures from such folders."""
     shutil.copytree(place / "outputs/claims_quick", place / "outputs/gates")
+    shutil.copytree(place / "outputs/claims_quick", place / "outputs/claims_controls")
     (place / "outputs/claims_quick").rename(place / "outputs/claims")
     page = place / "findings.md"
     page.write_text("\n\n".join(f"<!-- {name}: begin -->\n<!-- {name}: end -->" for name in findings.TABLES))
@@ -48,8 +49,9 @@ def published(place: Path) -> None:
     text = page.read_text()
     assert text.count("\n| alignment: supported only if model.head_dim=64") == 1
     assert text.count("| in part: only if model.head_dim=64 | `claims study=claims_quick`, exploratory, `") == 1
-    assert text.count("| base | own best rate | none | 2 |") == 1
-    assert len(re.findall(r"^\| (base|n_heads=1) \|", text, re.MULTILINE)) == 2 * 2 * 4
+    assert text.count("| base | own best rate | none | 2 |") == 2, "of the claims, and of their controls"
+    assert len(re.findall(r"^\| (base|n_heads=1) \|", text, re.MULTILINE)) == 2 * 2 * 2 * 4
+    assert text.count("\n- alignment: supported only if model.head_dim=64; all 2 rows decide.") == 1
     assert {"answer.png", "findings_deltas.png", "findings_rates.png"} <= {file.name for file in place.glob("*.png")}
 
 
