@@ -23,7 +23,7 @@ def remarks(card: dict[str, Any]) -> list[str]:
     """What a reader of the verdict must know with it."""
     known = {
         "a look": card["look"],
-        "at the shared rate; at own best rates it is open": card["shared_only"],
+        "open at own best rates": card["shared_only"],
         "so far": card["so_far"],
     }
     return [word for word, holds in known.items() if holds]

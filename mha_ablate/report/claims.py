@@ -77,29 +77,27 @@ def _rests_on_runs(claim: dict[str, Any]) -> bool:
 def weighed(rows: list[dict[str, Any]]) -> tuple[str, str | None]:
     """The verdict on a claim, and the condition where it holds under one.
 
-    Rows that decide nothing count for nothing. A claim is supported where all others are for it and refuted where all are against
-    it. A row that predicts no cost can speak against a claim, and not for it: that nothing happens where nothing should is not
-    what it says.
+    A claim is supported where every row that can speak for it does: a row that is open shows it as little as one against it. It is
+    refuted where some row is against it and none for it. A row that predicts no cost can speak against a claim, and not for it:
+    that nothing happens where nothing should is not what it says.
     """
     main = [row for row in rows if row["predicted"] != "no cost"]
     agree = [row for row in main if row["agrees"] is True]
-    against = [row for row in rows if row["agrees"] is False]
     if not agree:
         return (REFUTED if any(row["agrees"] is False for row in main) else UNDECIDED), None
-    if not against:
-        return SUPPORTED, None
-    apart = [row for row in against if row["predicted"] == "no cost"]
-    if len(apart) == len(against):
-        return ONLY_IF, f"what it costs at {_places(apart)}, where by algebra nothing is lost, is taken off"
-    return ONLY_IF, _condition(agree, [row for row in against if row not in apart])
+    rest = [row for row in main if row["agrees"] is not True]
+    apart = [row for row in rows if row["predicted"] == "no cost" and row["agrees"] is False]
+    told = [_condition(agree, rest)] if rest else []
+    told += [f"what it costs at {_places(apart)}, where by algebra nothing is lost, is taken off"] if apart else []
+    return (ONLY_IF, ", and ".join(told)) if told else (SUPPORTED, None)
 
 
-def _condition(agree: list[dict[str, Any]], against: list[dict[str, Any]]) -> str:
-    """What tells the rows for a claim from those against it: the stage, the arm, the place, or else the rows themselves."""
+def _condition(agree: list[dict[str, Any]], rest: list[dict[str, Any]]) -> str:
+    """What tells the rows for a claim from the others: the stage, the arm, the place, or else the rows themselves."""
     for key in ("stage", "arm", "point"):
-        of_agree, of_against = ({row[key] for row in rows} for rows in (agree, against))
+        of_agree, of_rest = ({row[key] for row in rows} for rows in (agree, rest))
         without_stage = key == "stage" and "" in of_agree  # what holds at any rate is not told apart by one
-        if not of_agree & of_against and not without_stage:
+        if not of_agree & of_rest and not without_stage:
             return _either(dict.fromkeys(_as_condition(key, row[key]) for row in agree))
     return _either(f"the arm is {row['arm']}, at {row['where']}" for row in agree)
 

@@ -40,10 +40,15 @@ def test_what_rows_add_up_to(evidence: list[dict[str, Any]]) -> None:
     every = [one["agrees"] for one in evidence]
     assert (verdict == UNDECIDED) == (True not in main and False not in main)
     assert (verdict == REFUTED) == (True not in main and False in main)
-    assert (verdict == SUPPORTED) == (True in main and False not in every)
+    assert (verdict == SUPPORTED) == (True in main and set(main) == {True} and False not in every)
     assert (verdict == ONLY_IF) == (only_if is not None)
-    open_rows = [row(None), row(None, "no cost")]
-    assert weighed([*evidence, *open_rows]) == (verdict, only_if), "what is open weighs nothing"
+    assert weighed([*evidence, row(None, "no cost")]) == (verdict, only_if), (
+        "what is open where nothing should be weighs nothing"
+    )
+    with_open, _ = weighed([*evidence, row(None)])
+    assert with_open == (ONLY_IF if verdict == SUPPORTED else verdict), (
+        "what is open supports nothing, and refutes nothing"
+    )
 
 
 @pytest.mark.parametrize(
@@ -265,7 +270,13 @@ def test_what_cannot_be_built_is_tried() -> None:
     assert [one["agrees"] for one in cards(unknown, [], [])[0]["evidence"]] == [None]
 
 
-@pytest.mark.parametrize(("own", "told"), [("undecided", "supported (at the shared rate; "), ("costs", "supported")])
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ("undecided", "supported only if all arms share one learning rate (open at own best rates)"),
+        ("costs", "supported"),
+    ],
+)
 def test_what_the_shared_rate_decides_alone_is_said_so(own: str, told: str) -> None:
     stages = [part("costs", 5.0) | {"stage": "shared"}, part(own, 5.0) | {"stage": "tuned"}]
     [card] = cards({"claims": {"x": CLAIM}}, stages, [])
