@@ -20,7 +20,7 @@ STAGES_OF_TUNING = ("grid", "shared", "tuned")  # folders below a point
 
 WORDS = {
     "attention.qkv": ("fused", "split"),
-    "attention.value": ("learned", "orthogonal_init", "identity"),
+    "attention.value": ("learned", "rotation_init", "identity"),
     "attention.scores": ("softmax", "shaped"),
     "model.block": ("pre", "post", "skipless", "parallel"),
     "model.norm": ("layernorm", "rmsnorm"),

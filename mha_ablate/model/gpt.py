@@ -63,7 +63,7 @@ class GPT(nn.Module):
                     fc_out.value_width,
                     bias=bias,
                     identity_values=value == "identity",
-                    orthogonal_values=value == "orthogonal_init",
+                    orthogonal_values=value == "rotation_init",
                     zero_queries=scores == "shaped",
                 ),
                 fc_out,

@@ -19,7 +19,7 @@ from mha_ablate.surgery.swap import attentions
 KINDS = ("hf",)
 GPT2 = (
     ("attention.qkv", "fused"),
-    ("attention.value", "learned", "orthogonal_init"),
+    ("attention.value", "learned", "rotation_init"),
     ("attention.scores", "softmax"),
     ("model.block", "pre"),
     ("model.norm", "layernorm"),

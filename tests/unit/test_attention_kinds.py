@@ -87,7 +87,7 @@ def test_identity_values_have_no_weights(qkv: str) -> None:
 
 @QKVS
 def test_values_that_start_orthogonal_hand_the_embedding_on_whole(qkv: str) -> None:
-    usual, whole = (gpt(NoProjection, qkv=qkv, value=v) for v in ("learned", "orthogonal_init"))
+    usual, whole = (gpt(NoProjection, qkv=qkv, value=v) for v in ("learned", "rotation_init"))
     for a, b in zip(blocks(usual), blocks(whole), strict=True):
         weight = b.attention.qkv.value_weight().flatten(0, 1)
         torch.testing.assert_close(weight @ weight.T, torch.eye(len(weight)))
@@ -99,7 +99,7 @@ def test_values_that_start_orthogonal_hand_the_embedding_on_whole(qkv: str) -> N
 
 
 def test_orthogonal_values_of_wide_heads_keep_the_loudness() -> None:
-    model = gpt(d_model=16, n_heads=2, head_dim=16, value="orthogonal_init")
+    model = gpt(d_model=16, n_heads=2, head_dim=16, value="rotation_init")
     x = noise(4, 8, 16).float()
     for block in blocks(model):
         _, _, v = block.attention.qkv(x)
