@@ -135,7 +135,8 @@ def test_a_job_that_reaches_its_time_limit_says_so_and_keeps_its_state(
 ) -> None:
     words = ["fc_out=dense", *STEPS, "data=text", f"data.path={text}", f"outputs={tmp_path}"]
     words += ["trainer.steps=1000000", "trainer.eval_every=1000000", "trainer.compile=false"]
-    limits = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30"]
+    # Slurm may send its signal a minute earlier than asked for: with less time it could come before a slow machine has begun.
+    limits = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=30"]
     said = sweep(*words, "hydra/launcher=submitit_slurm", *limits, **slurm)
     run = RunFolder(tmp_path / "sweep" / "dense" / "seed=0")
     assert said.returncode == 1
