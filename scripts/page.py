@@ -22,6 +22,13 @@ def check_marks(page: Path, name: str) -> None:
         raise NoPlace(f"{page} has no place for the tables: {begin} and after it {end}, once")
 
 
+def text_between(page: Path, name: str) -> str:
+    """What stands between the two marks of a page, without the empty lines around it. Raises NoPlace."""
+    check_marks(page, name)
+    begin, end = marks(name)
+    return page.read_text(encoding="utf-8").partition(begin)[2].partition(end)[0].strip("\n")
+
+
 def write_into(page: Path, name: str, text: str) -> None:
     """Put the text between the two marks of a page; whatever stood there goes. Raises NoPlace."""
     check_marks(page, name)

@@ -1,12 +1,14 @@
-"""Tables and figures of the claims study, of published directions and of one trained model, from run folders alone."""
+"""Tables and figures of docs/findings.md: the claims study, published directions, one trained model, from run folders alone."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+import tarfile
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mha_ablate.errors import RequestError
 from mha_ablate.report.claim_cards import heading, remarks, standing
@@ -18,14 +20,18 @@ from mha_ablate.report.joint import joint_report
 from mha_ablate.report.joint_plots import joint_figures
 from mha_ablate.report.plots import as_png
 from mha_ablate.report.write import write_report
-from scripts.page import check_marks, write_into
+from scripts.page import text_between, write_into
+from scripts.published.archive import pack, unpack
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/findings.md"
 FIGURES = ROOT / "docs/figures"
-COLUMNS = ("setting", "rates", "arm", "seeds", "delta, 95%", "90%", "verdict", "plan")
-BASE = "claims/base/tuned"  # the setting of the page's opening figure
-TABLES = ("claims", "contrasts", "effort", "controls", "published", "inside")
+RUNS = ROOT / "docs/runs"  # archives of run folders
+CLAIMS = "claims"  # the study of the article's claims
+BASE = "base/tuned"  # its setting of the page's opening figure
 SECOND_LOOK = "claims_controls"  # other seeds, with controls
 PUBLISHED = ("gates", "hadamard", "skipless", "head_width")  # studies of what others found
 AGREES = {SUPPORTED: "yes", REFUTED: "no", UNDECIDED: "open", ONLY_IF: "in part: only if"}
@@ -33,39 +39,103 @@ LOOKED_AT = ("ranks", "heads")
 
 
 def main(argv: list[str]) -> int:
-    """Print the tables; with `--write` put them into the page, and the figures beside it. Returns 2 for folders that lack runs."""
+    """Print the tables of the studies that are there. Returns 1 where `--check` finds others in the page, 2 for bad folders."""
     parser = argparse.ArgumentParser(prog="scripts/findings", description=__doc__)
     parser.add_argument(
-        "outputs", type=Path, help="the folder that holds the studies, OUTPUTS/claims and those of others' findings"
+        "outputs", type=Path, nargs="?", help="the folder that holds the studies; without it, the archives of docs/runs"
     )
-    parser.add_argument("--write", action="store_true", help="into docs/findings.md and docs/figures")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--write", action="store_true", help="into docs/findings.md and docs/figures")
+    what.add_argument("--check", action="store_true", help="say which tables of docs/findings.md are others")
+    what.add_argument("--keep", action="store_true", help="the run folders, without weights, into docs/runs")
     asked = parser.parse_args(argv)
-    try:
-        report = joint_report(asked.outputs / "claims")
-        others = [joint_report(asked.outputs / name) for name in PUBLISHED if (asked.outputs / name).exists()]
-        again = joint_report(asked.outputs / SECOND_LOOK) if (asked.outputs / SECOND_LOOK).exists() else None
-    except RequestError as error:
-        print(f"findings: {error}", file=sys.stderr)
-        return 2
-    found = inspected(asked.outputs / "claims")
-    tables = (
-        claims_table(report),
-        contrasts_table(report),
-        effort(asked.outputs / "claims", report),
-        second_look(again),
-        published_table(others),
-        inside(found),
-    )
-    for name, text in zip(TABLES, tables, strict=True):
-        print(f"{text}\n")
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            outputs = asked.outputs or _unpacked(Path(scratch))
+            if asked.keep:
+                return keep(outputs)
+            found = Found(outputs)
+            made = found.tables()
+        except (RequestError, OSError, EOFError, tarfile.TarError) as error:
+            print(f"findings: {error}", file=sys.stderr)
+            return 2
+        if asked.check:
+            return check(made)
+        for name, text in made.items():
+            print(f"{name}\n\n{text}\n")
+            if asked.write:
+                write_into(PAGE, name, text)
         if asked.write:
-            check_marks(PAGE, name)
-            write_into(PAGE, name, text)
-    if asked.write:
-        draw(report, found)
-        write_report(asked.outputs / BASE)
-        (FIGURES / "answer.png").write_bytes((asked.outputs / BASE / "report/answer.png").read_bytes())
+            found.draw()
     return 0
+
+
+def _unpacked(folder: Path) -> Path:
+    """The archives of docs/runs as folders."""
+    for archive in sorted(RUNS.glob("*.tar.xz")):
+        unpack(archive, folder)
+    return folder
+
+
+def keep(outputs: Path) -> int:
+    """Pack the studies that the page tells of; returns the exit code."""
+    there = [outputs / name for name in (CLAIMS, SECOND_LOOK, *PUBLISHED) if (outputs / name).is_dir()]
+    if not there:
+        raise FileNotFoundError(f"{outputs} holds none of {', '.join((CLAIMS, SECOND_LOOK, *PUBLISHED))}")
+    for study in there:
+        packed = pack(study, RUNS)
+        print(f"{packed} ({packed.stat().st_size / 1e3:.0f} kB)")
+    return 0
+
+
+def check(made: dict[str, str]) -> int:
+    """Name the tables of the page that are not those made now; returns the exit code."""
+    other = [name for name, text in made.items() if text_between(PAGE, name) != text]
+    for name in other:
+        print(
+            f"findings: the table {name} of {PAGE} is not what the runs say: run scripts/findings --write",
+            file=sys.stderr,
+        )
+    return 1 if other else 0
+
+
+class Found:
+    """The studies that lie in a folder, each with what the page tells of it; what does not lie there is left as it stands.
+
+    Raises RequestError where there is none of them.
+    """
+
+    def __init__(self, outputs: Path) -> None:
+        names = (CLAIMS, SECOND_LOOK, *PUBLISHED)
+        self.outputs = outputs
+        self.reports = {name: joint_report(outputs / name) for name in names if (outputs / name).is_dir()}
+        if not self.reports:
+            raise RequestError(f"{outputs} holds none of {', '.join(names)}: run `mha-ablate claims` first")
+        self.looked_at = inspected(outputs / CLAIMS)
+
+    def tables(self) -> dict[str, str]:
+        """By the marks of the page that they stand between."""
+        made: dict[str, str] = {}
+        if report := self.reports.get(CLAIMS):
+            made |= {"claims": claims_table(report), "contrasts": contrasts_tables(report)}
+            made["effort"] = effort(self.outputs / CLAIMS, report)
+        if self.looked_at:
+            made["inside"] = inside(self.looked_at)
+        if report := self.reports.get(SECOND_LOOK):
+            made["controls"] = second_look(report)
+        return made | {name: published_table(self.reports[name]) for name in PUBLISHED if name in self.reports}
+
+    def draw(self) -> None:
+        """docs/figures/findings_NAME.png, and the opening figure."""
+        made: dict[str, Figure] = {}
+        if report := self.reports.get(CLAIMS):
+            made |= joint_figures(report)
+            write_report(self.outputs / CLAIMS / BASE)
+            (FIGURES / "answer.png").write_bytes((self.outputs / CLAIMS / BASE / "report/answer.png").read_bytes())
+        if self.looked_at:
+            made |= {name: figure for name, figure in inspect_figures(self.looked_at).items() if name in LOOKED_AT}
+        for name, figure in made.items():
+            (FIGURES / f"findings_{name}.png").write_bytes(as_png(figure))
 
 
 def claims_table(report: dict[str, Any]) -> str:
@@ -74,56 +144,62 @@ def claims_table(report: dict[str, Any]) -> str:
     return markdown(("claim: verdict", "evidence", "what would change it"), rows)
 
 
-def contrasts_table(report: dict[str, Any]) -> str:
-    """Every arm of every setting that has run, with the hash of the plan that its runs belong to."""
+def contrasts_tables(report: dict[str, Any]) -> str:
+    """A table a stage of tuning."""
+    stages = dict.fromkeys(part["stage"] for part in report["parts"])
+    return "\n\n".join(
+        contrasts_table([part for part in report["parts"] if part["stage"] == stage], STAGES[stage] or "one rate")
+        for stage in stages
+    )
+
+
+def contrasts_table(parts: list[dict[str, Any]], rates: str) -> str:
+    """A row a setting that has run, a column an arm: delta, its 95% interval, the verdict; and the hash of the runs' plan."""
+    arms = list(dict.fromkeys(arm["arm"] for part in parts for arm in part["arms"][1:]))
     rows = []
-    for part in report["parts"]:
-        for arm in part["arms"][1:]:
-            if delta := arm["delta"]:
-                rows.append(
-                    (
-                        part["point"],
-                        STAGES[part["stage"]] or "one rate",
-                        arm["arm"],
-                        str(len(delta["values"])),
-                        interval(delta["mean"], delta["ci95"]),
-                        ends(delta["ci90"]),
-                        arm["verdict"],
-                        f"`{(part['plan_hash'] or '-')[:8]}`",
-                    )
-                )
-    return markdown(COLUMNS, rows)
+    for part in parts:
+        found = {arm["arm"]: arm for arm in part["arms"][1:] if arm["delta"]}
+        seeds = sorted({len(arm["delta"]["values"]) for arm in found.values()})
+        rows.append(
+            (
+                part["point"],
+                *(contrast(found[arm]) if arm in found else "-" for arm in arms),
+                ", ".join(map(str, seeds)),
+                f"`{(part['plan_hash'] or '-')[:8]}`",
+            )
+        )
+    return markdown((rates, *(f"`{arm}`" for arm in arms), "seeds", "plan"), rows)
 
 
-def published_table(reports: list[dict[str, Any]]) -> str:
-    """A row a published direction: what was found here, and whether it agrees."""
+def contrast(arm: dict[str, Any]) -> str:
+    """`+0.1843 ±0.0455 costs`."""
+    return f"{interval(arm['delta']['mean'], arm['delta']['ci95'])} {arm['verdict']}"
+
+
+def published_table(report: dict[str, Any]) -> str:
+    """The study's command and hash, and a row a published direction: what was found here, and whether it agrees."""
     rows = []
-    for report in reports:
-        for card in report["claims"]:
-            found = [f"`{row['arm']}`, {row['where']}: {_delta(row)} ({row['found']})" for row in card["evidence"]]
-            verdict = " ".join(filter(None, (AGREES[card["verdict"]], card["only_if"])))
-            agrees = ", ".join((verdict, *remarks(card)))
-            command = f"`claims study={report['study']}`, {report['kind']}, `{(report['plan_hash'] or '-')[:8]}`"
-            rows.append((card["says"], "<br>".join(found), agrees, command))
-    return markdown(("published", "here, minus the baseline", "agrees", "command and hash"), rows)
+    for card in report["claims"]:
+        found = [f"`{row['arm']}`, {row['where']}: {_delta(row)} ({row['found']})" for row in card["evidence"]]
+        verdict = " ".join(filter(None, (AGREES[card["verdict"]], card["only_if"])))
+        rows.append((card["says"], "<br>".join(found), ", ".join((verdict, *remarks(card)))))
+    table = markdown(("published", "here, minus the baseline", "agrees"), rows)
+    hashed = f"{report['kind']}, plan `{(report['plan_hash'] or '-')[:8]}`"
+    return f"`mha-ablate claims study={report['study']}`, {hashed}:\n\n{table}"
 
 
-def second_look(report: dict[str, Any] | None) -> str:
+def second_look(report: dict[str, Any]) -> str:
     """Every arm of every setting of the study of controls, and the cards' verdicts on it."""
-    if report is None:
-        return "Its controls have not run."
     verdicts = "\n".join(f"- {heading(card)}; {standing(card)}." for card in report["claims"])
-    return f"{contrasts_table(report)}\n\n{verdicts}"
+    return f"{contrasts_tables(report)}\n\n{verdicts}"
 
 
 def _delta(row: dict[str, Any]) -> str:
     return "-" if row["delta"] is None else interval(row["delta"], row["ci95"])
 
 
-def inside(found: dict[str, Any] | None) -> str:
+def inside(found: dict[str, Any]) -> str:
     """What `inspect` found of one run: each change, and the whole in words."""
-    if not found:
-        return "No run has been inspected."
     rows = [tuple(row) for row in change_rows(found)]
     return f"{markdown(CHANGES, rows)}\n\n{sentence(found)} {text_line(found)}."
 
@@ -133,21 +209,17 @@ def interval(mean: float, ci95: list[float] | None) -> str:
     return f"{mean:+.4f}" + (f" ±{(ci95[1] - ci95[0]) / 2:.4f}" if ci95 else "")
 
 
-def ends(interval: list[float] | None) -> str:
-    """`-0.001 to +0.002`."""
-    return f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "-"
-
-
 def effort(folder: Path, report: dict[str, Any]) -> str:
     """Cells, core hours, the plan's hash, and what is left."""
     runs = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.rglob("run.json"))]
-    ended = [run for run in runs if run.get("state") == "ok"]
+    ended = [run for run in runs if run.get("state") == "ok" and "copied_from" not in run]
+    others = sum(run.get("state") != "ok" for run in runs)
     hours = sum(run["ended"] - run["started"] for run in ended) / 3600
     commits = sorted({run["provenance"]["git"]["commit"][:8] for run in ended if run["provenance"].get("git")})
     left = next((note for note in report["notes"] if note.startswith("not run yet")), "nothing is left")
     return "\n".join(
         (
-            f"- {len(ended)} runs ended well, {len(runs) - len(ended)} did not; {hours:.1f} hours of one core each.",
+            f"- {len(ended)} runs ended well, {others} did not; {hours:.1f} hours of one core each.",
             f"- The study's plan: `{report['plan_hash']}`, {report['kind']}; code at {', '.join(commits) or 'no commit'}.",
             f"- {left[0].upper()}{left[1:]}.",
         )
@@ -158,15 +230,6 @@ def inspected(folder: Path) -> dict[str, Any] | None:
     """What `inspect` left beside the first run that was looked at."""
     files = sorted(folder.rglob("inspect/inspect.json"))
     return json.loads(files[0].read_text(encoding="utf-8")) if files else None
-
-
-def draw(report: dict[str, Any], found: dict[str, Any] | None) -> None:
-    """docs/figures/findings_NAME.png."""
-    made = joint_figures(report)
-    if found:
-        made |= {name: figure for name, figure in inspect_figures(found).items() if name in LOOKED_AT}
-    for name, figure in made.items():
-        (FIGURES / f"findings_{name}.png").write_bytes(as_png(figure))
 
 
 def markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -35,24 +35,47 @@ def test_the_quick_form_tells_all_four_claims(cli: Cli, small: list[str], tmp_pa
 
 
 def published(place: Path) -> None:
-    """docs/findings.md takes its tables and figures from such folders."""
-    shutil.copytree(place / "outputs/claims_quick", place / "outputs/gates")
-    shutil.copytree(place / "outputs/claims_quick", place / "outputs/claims_controls")
+    """docs/findings.md takes its tables and figures from such folders, or from what is kept of them."""
+    for name in ("gates", "claims_controls"):
+        shutil.copytree(place / "outputs/claims_quick", place / "outputs" / name)
     (place / "outputs/claims_quick").rename(place / "outputs/claims")
     page = place / "findings.md"
-    page.write_text("\n\n".join(f"<!-- {name}: begin -->\n<!-- {name}: end -->" for name in findings.TABLES))
+    names = ("claims", "contrasts", "effort", "controls", "gates", "hadamard")
+    page.write_text("\n\n".join(f"<!-- {name}: begin -->\nold\n<!-- {name}: end -->" for name in names))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(findings, "PAGE", page)
         patch.setattr(findings, "FIGURES", place)
-        assert findings.main([str(place / "outputs"), "--write"]) == 0
+        patch.setattr(findings, "RUNS", place / "runs")
         assert findings.main([str(place / "nothing")]) == 2
-    text = page.read_text()
+        assert findings.main(["--check"]) == 2, "nothing is kept yet"
+        assert findings.main([str(place / "outputs"), "--write"]) == 0
+        assert findings.main([str(place / "outputs"), "--keep"]) == 0
+        before = [file.read_bytes() for file in sorted((place / "runs").iterdir())]
+        assert findings.main([str(place / "outputs"), "--keep"]) == 0
+        assert [file.read_bytes() for file in sorted((place / "runs").iterdir())] == before, "the same bytes again"
+        shutil.rmtree(place / "outputs")
+        assert findings.main(["--check"]) == 0, "what is kept gives the same tables"
+        text = page.read_text()
+        page.write_text(text.replace("| base | ", "| Base | ", 1))
+        assert findings.main(["--check"]) == 1
+        assert findings.main(["--write"]) == 0
+        assert page.read_text() == text
+        (place / "runs/gates.tar.xz").write_bytes(before[-1][:200])
+        assert findings.main(["--check"]) == 2
     assert text.count("\n| alignment: supported only if model.head_dim=64") == 1
-    assert text.count("| in part: only if model.head_dim=64 | `claims study=claims_quick`, exploratory, `") == 1
-    assert text.count("| base | own best rate | none | 2 |") == 2, "of the claims, and of their controls"
-    assert len(re.findall(r"^\| (base|n_heads=1) \|", text, re.MULTILINE)) == 2 * 2 * 2 * 4
+    assert text.count("| in part: only if model.head_dim=64 |") == 1
+    assert text.count("`mha-ablate claims study=claims_quick`, exploratory, plan `") == 1
+    arms = "| `none` | `none_scaled` | `per_head` | `none_mlp` | seeds | plan |"
+    assert text.count(f"| shared rate {arms}") == text.count(f"| own best rate {arms}") == 2, "claims and controls"
+    assert len(re.findall(r"^\| (base|n_heads=1) \|( [+-]0.\d{4} ±\d.\d{4} \w+ \|){4} 2 \| `", text, re.M)) == 2 * 2 * 2
     assert text.count("\n- alignment: supported only if model.head_dim=64; all 2 rows decide.") == 1
+    assert text.count("\nold\n") == 1, "what has not run keeps its place"
     assert {"answer.png", "findings_deltas.png", "findings_rates.png"} <= {file.name for file in place.glob("*.png")}
+
+
+def test_the_page_says_what_its_runs_say(capsys: pytest.CaptureFixture[str]) -> None:
+    code = findings.main(["--check"])
+    assert code == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
