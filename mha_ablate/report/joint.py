@@ -84,7 +84,9 @@ def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> 
     if not parts:
         raise RequestError(f"{path} holds no study with a finished run: give a folder that `mha-ablate compare` wrote")
     families = wholes(path, parts)
-    parts.sort(key=partial(_order, sorted(families)))
+    parts.sort(key=partial(_order, families))
+    places = list(dict.fromkeys(part["point"] for part in parts))
+    tunings.sort(key=lambda tuning: places.index(tuning["point"]) if tuning["point"] in places else len(places))
     whole = families.get("")
     absent: list[tuple[str, str]] = []
     for below, of_study in families.items():
@@ -110,10 +112,20 @@ def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> 
     return report
 
 
-def _order(families: list[str], part: dict[str, Any]) -> tuple[Any, ...]:
-    """Where a part stands: beside those of its study, by stage, and by the number of its point where it has one."""
-    study = next((name for name in families if part["folder"].startswith(f"{name}/")), "")
-    return study, list(STAGES).index(part["stage"]), part["x"] is None, part["x"] or 0, part["point"]
+def _order(families: dict[str, dict[str, Any]], part: dict[str, Any]) -> tuple[Any, ...]:
+    """Where a part stands: beside those of its study, then by stage, then in the order of the study's points.
+
+    Points that are values of one setting stand by their numbers.
+    """
+    study = next((name for name in families if name and part["folder"].startswith(f"{name}/")), "")
+    points = list(families.get(study, {}).get("points", {}))
+    unlike = len({point.rpartition("=")[0] for point in points}) > 1
+    written = next((n for n, point in enumerate(points) if unlike and _is(study, point, part)), 0)
+    return study, list(STAGES).index(part["stage"]), written, part["x"] is None, part["x"] or 0, part["point"]
+
+
+def _is(study: str, point: str, part: dict[str, Any]) -> bool:
+    return part["point"] == "/".join(filter(None, (study, point)))
 
 
 def _kind(whole: dict[str, Any] | None, parts: list[dict[str, Any]]) -> str:

@@ -47,6 +47,23 @@ def tuned(root: Path) -> Path:
     return root
 
 
+def test_points_stand_as_their_study_has_them_and_values_of_one_setting_by_number(tmp_path: Path) -> None:
+    def order(name: str, points: list[str]) -> tuple[list[str], list[str]]:
+        root = tmp_path / name
+        for number, point in enumerate(points):
+            made(root / point / "shared", seed=number)
+            grid_folder(root / point / "grid", {"dense": {1e-3: [2.0, 2.0], 3e-3: [2.1, 2.1]}})
+        words = {"study": name, "points": {point: [] for point in points}, "tune": {"rates": [1, 2]}}
+        (root / "parts.json").write_text(json.dumps(words))
+        report = joint_report(root)
+        return [part["point"] for part in report["parts"]], [tuning["point"] for tuning in report["tunings"]]
+
+    unlike = ["base", "n_heads=8", "d_model=64", "n_heads=1"]
+    assert order("unlike", unlike) == (unlike, unlike)
+    numbers = ["n_heads=2", "n_heads=8", "n_heads=16"]
+    assert order("alike", ["n_heads=8", "n_heads=16", "n_heads=2"]) == (numbers, numbers)
+
+
 def test_the_steps_of_a_waterfall_add_up(tmp_path: Path) -> None:
     report = assemble(collect(made(tmp_path / "s", waterfall=CHAIN)))
     fall = report["waterfall"]
