@@ -9,9 +9,12 @@ import typer
 from mha_ablate.cli.common import ConfigDir, Json, Quiet, Settings, epilog
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from mha_ablate.config.schema import RunConfig
 
+SPEAKS = (
+    "for: found, corrected for all contrasts (Holm). against: a cost above the margin is excluded, for all rows of a claim "
+    "together. open: neither; more seeds may tell."
+)
 QUICK = ("study=claims_quick", "trainer.steps=150")  # ten minutes on two cores
 
 EPILOG = epilog(
@@ -27,7 +30,7 @@ EPILOG = epilog(
 def claims(
     settings: Settings = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Two settings, three rates, three seeds, 150 steps: a look.")
+        bool, typer.Option("--quick", help="Two settings, four rates, three seeds, 150 steps: a look.")
     ] = False,
     config_dir: ConfigDir = None,
     workers: Annotated[
@@ -53,15 +56,12 @@ def claims(
     words = [*usual, *given]  # of a key that stands twice, the last word holds
     try:
         with study_view(quiet=quiet) as view:
-            done = conduct(words, workers=workers, observer=view, config_dir=config_dir)
+            done = conduct(words, workers=workers, observer=view, config_dir=config_dir, check=_has_claims)
     except Interrupted as error:
         options = flags(quick=quick, config_dir=config_dir, workers=workers, quiet=quiet, json=as_json)
         raise Interrupted(f"{error}; to go on: {command_line('claims', *given, *options)}") from None
     for remark in [] if quiet else done.remarks:
         note(remark)
-    cards = done.report.get("claims")
-    if not cards:
-        raise RequestError(f"study={done.report['study']} has no claims: `mha-ablate compare` reports it")
     if as_json:
         print_json(as_plain(done.report))
     else:
@@ -71,54 +71,31 @@ def claims(
         raise RunFailed(done.failure)
 
 
+def _has_claims(config: RunConfig) -> None:
+    from mha_ablate.errors import RequestError
+
+    if not config.study.claims:
+        raise RequestError(
+            f"study={config.study.name} has no claims: `mha-ablate compare study={config.study.name}` runs it"
+        )
+
+
 def as_plain(report: dict[str, Any]) -> dict[str, Any]:
     """What `--json` prints."""
     return {key: report[key] for key in ("study", "name", "kind", "plan_hash", "claims", "notes")}
 
 
 def print_cards(report: dict[str, Any]) -> None:
-    """A card a claim, and below them what a reader must know."""
+    """What removal costs, a card a claim, and below them what a reader must know."""
+    from mha_ablate.cli.cards import print_card
     from mha_ablate.cli.common import console
     from mha_ablate.report.tables import kind_line
 
     out = console()
+    out.print(f"{report['sentence']}\n", style="bold", markup=False, soft_wrap=not out.is_terminal)
     for card in report["claims"]:
-        _print_card(out, card)
+        print_card(out, card)
+    out.print(SPEAKS, style="dim", markup=False, soft_wrap=not out.is_terminal)
     for note in report["notes"]:
         out.print(f"note: {note}", style="yellow", markup=False, soft_wrap=not out.is_terminal)
     out.print(kind_line(report), style="dim", markup=False, soft_wrap=not out.is_terminal)
-
-
-def _print_card(out: Console, card: dict[str, Any]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    from mha_ablate.report.claim_cards import heading, rows, standing
-
-    tint = {"supported": "green", "refuted": "red", "undecided": "yellow"}.get(card["verdict"], "cyan")
-    out.print(Text(heading(card), style=f"bold {tint}"))
-    told = Table.grid(padding=(0, 2, 0, 0))
-    for name, text in (
-        ("claim", card["says"]),
-        ("algebra", card["algebra"]),
-        ("evidence", standing(card)),
-        ("change", card["change"]),
-    ):
-        told.add_row(Text(name, style="dim"), Text(text))
-    _print_indented(out, told)
-    evidence = Table.grid(padding=(0, 2, 0, 0))
-    for what, where, delta, _, found, _, speaks in rows(card):
-        evidence.add_row(
-            Text(speaks, style="dim"), Text(where), Text(" ".join(filter(None, (what, delta)))), Text(found)
-        )
-    _print_indented(out, evidence)
-    print()
-
-
-def _print_indented(out: Console, told: Table) -> None:
-    """Two columns in, without spaces at the ends of lines."""
-    from rich.padding import Padding
-
-    with out.capture() as drawn:
-        out.print(Padding(told, (0, 0, 0, 2)))
-    print("\n".join(line.rstrip() for line in drawn.get().splitlines()))

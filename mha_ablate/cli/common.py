@@ -113,6 +113,7 @@ def print_joint(report: dict[str, Any]) -> None:
     """The tables of several studies side by side, and the sentence."""
     from rich.text import Text
 
+    from mha_ablate.cli.cards import print_card
     from mha_ablate.report.joint import COLUMNS, TUNING_COLUMNS, fall_rows, rows, tuning_rows, why_undecided
 
     out = console()
@@ -122,6 +123,8 @@ def print_joint(report: dict[str, Any]) -> None:
     if fall := fall_rows(report):
         print("removal taken apart, nats per token")
         print_table(out, fall[0], fall[1:])
+    for card in report["claims"]:
+        print_card(out, card)
     for tuning in report["tunings"]:
         print(f"learning rates {tuning['point']}".rstrip())
         print_table(out, TUNING_COLUMNS, tuning_rows(tuning))

@@ -60,7 +60,7 @@ def inspect(
     W_O is swapped for the identity, cut in rank, kept inside heads; heads are shuffled and silenced one at a time. Losses are on
     the run's own validation text, beside random changes of the same size. Only RUN/inspect is written (docs/inspecting.md).
     """
-    from mha_ablate.cli.common import print_json
+    from mha_ablate.cli.common import note, print_json
     from mha_ablate.errors import RequestError
     from mha_ablate.run.folder import RunFolder
     from mha_ablate.study.inspect import Asked
@@ -76,6 +76,8 @@ def inspect(
         )
         return
     found = _inspected(run, asked, quiet=quiet)
+    if found["kind"] == "gpt2" and (eval_windows is not None or finetune):
+        note("a GPT-2 checkpoint folder names no text: --eval-windows and --finetune did nothing")
     page = _written(run, found)
     if as_json:
         print_json({**found, "page": str(page)})
@@ -93,8 +95,10 @@ def _folded(run: RunFolder, name: str, out: Path, weights: Any) -> dict[str, Any
 
 def _inspected(run: RunFolder, asked: Any, *, quiet: bool) -> dict[str, Any]:
     from mha_ablate.cli.common import note
+    from mha_ablate.report.inspect_page import check_place
     from mha_ablate.study.inspect import inspect as look
 
+    check_place(run)
     return look(run, asked, say=(lambda _: None) if quiet else note)
 
 

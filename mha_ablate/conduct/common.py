@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,12 +40,21 @@ def interruptible() -> Iterator[None]:
         raise
 
 
-def text_at_hand(overrides: list[str], observer: Observer, config_dir: Path | None) -> RunConfig:
-    """Fetch a text of the Hub, or say that it cannot be had, before seconds are spent on importing torch; returns the request."""
+def text_at_hand(
+    overrides: list[str],
+    observer: Observer,
+    config_dir: Path | None,
+    check: Callable[[RunConfig], None] = lambda _: None,
+) -> RunConfig:
+    """Fetch a text of the Hub, or say that it cannot be had, before seconds are spent on importing torch; returns the request.
+
+    `check` may refuse it before that.
+    """
     from mha_ablate.config.compose import compose
     from mha_ablate.corpora import corpus_of
 
     config = compose(overrides, config_dir).config
+    check(config)
     if config.data.hub is not None:
         corpus_of(config, watch=observer.reading, any_length=True)
     return config

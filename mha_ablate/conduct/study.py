@@ -35,10 +35,16 @@ class Conducted:
 
 
 def conduct(
-    overrides: list[str], *, workers: int | None, observer: Observer, config_dir: Path | None = None
+    overrides: list[str],
+    *,
+    workers: int | None,
+    observer: Observer,
+    config_dir: Path | None = None,
+    check: Callable[[RunConfig], None] = lambda _: None,
 ) -> Conducted:
     """Plan, train what is not finished, measure, report. `config_dir` holds choices of the user's own.
 
+    `check` may refuse the request by a RequestError, before anything is looked at.
     Raises RequestError before anything is written, RunFailed where no worker can run, Interrupted on Ctrl-C or SIGTERM.
     """
     check_workers(workers)
@@ -46,7 +52,7 @@ def conduct(
     try:
         with interruptible():
             observer.checking()
-            return conductor.conduct(text_at_hand(conductor.overrides, observer, config_dir))
+            return conductor.conduct(text_at_hand(conductor.overrides, observer, config_dir, check))
     except Interrupted as error:
         raise Interrupted(f"{error}; {_what_is_kept(conductor.plans)}") from None
     except Exception as error:
@@ -107,6 +113,9 @@ class _Conductor:
             raise RequestError(
                 f"{path} holds a plan of one part, and study={study.name} has several parts: give name=NEW_NAME"
             )
+        held = (StudyFolder(path).parts() or {}).get("study", study.name)
+        if held != study.name:
+            raise RequestError(f"{path} holds study={held}, and this is study={study.name}: give name=NEW_NAME")
         points = points_of(study)
         stage = SHARED if study.tune else ""
         checked = [self._planned(replace(point, stage=stage)) for point in points]

@@ -22,6 +22,7 @@ def heading(card: dict[str, Any]) -> str:
 def remarks(card: dict[str, Any]) -> list[str]:
     """What a reader of the verdict must know with it."""
     known = {
+        "the rest is open": card["rest_open"],
         "a look": card["look"],
         "open at own best rates": card["shared_only"],
         "so far": card["so_far"],
@@ -54,7 +55,30 @@ def standing(card: dict[str, Any]) -> str:
         f"{card['open']} of {counted(count, 'row')} of evidence still open"
         if card["open"]
         else f"all {count} rows decide"
+        if count > 1
+        else "its one row decides"
     )
+
+
+def facts(card: dict[str, Any]) -> list[tuple[str, str]]:
+    """The card's lines, each with its name."""
+    seeds = sorted({row["n"] for row in card["evidence"] if row["n"]})
+    over = (
+        f", {seeds[0]} seed{'s' * (seeds != [1])}"
+        if len(seeds) == 1
+        else f", {seeds[0]} to {seeds[-1]} seeds"
+        if seeds
+        else ""
+    )
+    words = card.get("words", {})
+    arms = "; ".join(f"{arm} ({', '.join(words[arm])})" if words.get(arm) else arm for arm in card["arms"])
+    return [
+        ("Claim", card["says"]),
+        ("Algebra", card["algebra"]),
+        ("Tested by", f"{arms}{over}"),
+        ("Evidence", standing(card)),
+        ("Change", card["change"]),
+    ]
 
 
 def cards_html(cards: list[dict[str, Any]]) -> str:
@@ -63,16 +87,7 @@ def cards_html(cards: list[dict[str, Any]]) -> str:
 
 
 def _card(card: dict[str, Any]) -> str:
-    told = "".join(
-        f"<dt>{name}</dt><dd>{escape(text)}</dd>"
-        for name, text in (
-            ("Claim", f"{card['says']}."),
-            ("Algebra", f"{card['algebra']}."),
-            ("Tested by", ", ".join(card["arms"])),
-            ("Evidence", f"{standing(card)}."),
-            ("What would change it", f"{card['change']}."),
-        )
-    )
+    told = "".join(f"<dt>{name}</dt><dd>{escape(text)}.</dd>" for name, text in facts(card))
     return f"""<section class="claim"><h2>{escape(heading(card))}</h2><dl>{told}</dl>
 <details><summary>Every row</summary><div class="scroll">{table(COLUMNS, rows(card), reason=True)}</div></details></section>"""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,9 +65,7 @@ largest entry.</dd>
 
 def write_inspection(folder: RunFolder, found: Found, command: str) -> Path:
     """Write RUN/inspect: inspect.html, inspect.json, figures; returns the page. Raises RequestError where a link stands there."""
-    place = folder.inspect_dir
-    if place.is_symlink() or (place.exists() and not place.is_dir()):
-        raise RequestError(f"{place} is a link or a file, and what is found is written to a folder there: remove it")
+    place = check_place(folder)
     place.mkdir(exist_ok=True)
     made = figures(found)
     write_json(place / "inspect.json", found)
@@ -75,6 +74,16 @@ def write_inspection(folder: RunFolder, found: Found, command: str) -> Path:
         write_atomic(place / f"{name}.png", as_png(figure))
     write_atomic(place / "inspect.html", page(found, page_panels(found), command))
     return place / "inspect.html"
+
+
+def check_place(folder: RunFolder) -> Path:
+    """RUN/inspect. Raises RequestError where it cannot be a folder, or nothing can be written there."""
+    place = folder.inspect_dir
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        raise RequestError(f"{place} is a link or a file, and what is found is written to a folder there: remove it")
+    if folder.path.is_dir() and not os.access(place if place.exists() else folder.path, os.W_OK):
+        raise RequestError(f"{place} cannot be written to: copy the run to a folder of your own, and inspect it there")
+    return place
 
 
 def page(found: Found, made: dict[str, Figure], command: str) -> str:

@@ -209,6 +209,10 @@ class RunFolder:
             raise RequestError(
                 f"{self.path} holds no finished run of its own: give one of those below, such as {run.parent}"
             )
+        if not about and (self.path / "config.json").is_file():
+            raise RequestError(
+                f"{self.path} holds a checkpoint of another library, not a run: `mha-ablate inspect` reads a GPT-2's weights there"
+            )
         state = about.get("state", "no run at all")
         raise RequestError(
             f"{self.path} holds no finished run ({state}): give a folder such as outputs/train/dense/seed=0"

@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
-from mha_ablate.run.folder import write_atomic, write_json
+from mha_ablate.run.folder import read_json, write_atomic, write_json
 from mha_ablate.run.shape import is_natural, parsed, read_text
 
-SIZES = ("n_layer", "n_head", "n_embd", "n_positions")
+SIZES = ("n_layer", "n_head", "n_embd")
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,11 @@ class Gpt2Folder:
         return self.path / "README.md"
 
     def is_one(self) -> bool:
-        """Whether it looks like such a folder."""
-        return self.config_file.is_file() and self.weights_file.is_file()
+        """Whether it looks like such a folder, its weights missing or not."""
+        if not self.config_file.is_file():
+            return False
+        config = read_json(self.config_file)
+        return self.weights_file.is_file() or (isinstance(config, dict) and "model_type" in config)
 
 
 def read_gpt2(folder: Gpt2Folder) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -56,10 +59,20 @@ def read_gpt2(folder: Gpt2Folder) -> tuple[dict[str, Any], dict[str, Tensor]]:
         config = parsed(read_text(folder.config_file))
         if not isinstance(config, dict) or config.get("model_type") != "gpt2":
             raise ValueError("config.json is not of a gpt2 model")
+        if not folder.weights_file.is_file():
+            raise ValueError(
+                "it has no model.safetensors, and other forms, pytorch_model.bin or several files, are not read: "
+                "save_pretrained(DIR, max_shard_size='100GB') of the transformers library writes it"
+            )
         sizes = [config.get(key) for key in SIZES]
         if not all(is_natural(size) and size for size in sizes) or config["n_embd"] % config["n_head"]:
-            raise ValueError("config.json has no sizes that go together")
-        return config, {name: tensor.float() for name, tensor in load_file(folder.weights_file).items()}
+            raise ValueError(f"config.json has no {', '.join(SIZES)} that go together")
+        tensors = load_file(folder.weights_file)
+        if whole := [
+            name for name, tensor in tensors.items() if name.endswith(".weight") and not tensor.is_floating_point()
+        ]:
+            raise ValueError(f"{whole[0]} has integers, which a quantised model has in place of weights")
+        return config, {name: tensor.float() for name, tensor in tensors.items()}
     except (OSError, SafetensorError, ValueError, TypeError) as error:
         raise ValueError(
             f"{folder.path}: no GPT-2 checkpoint that can be read ({' '.join(str(error).split())})"

@@ -43,11 +43,21 @@ class Paired:
         """Number of pairs."""
         return len(self.differences)
 
+    def p_below(self, bound: float) -> float | None:
+        """One-sided p that the mean lies below `bound`; None with one seed."""
+        return None if self.n < 2 else float(sample.p_below(self._values, bound))
+
+    def p_above(self, bound: float) -> float | None:
+        """The same from above."""
+        return None if self.n < 2 else float(sample.p_below(-self._values, -bound))
+
+    @property
+    def _values(self) -> sample.Floats:
+        return np.array(list(self.differences.values()))
+
     def p_equivalence(self, margin: float) -> float | None:
         """P of two one-sided tests that the mean lies within +- margin: below 0.05 where the 90% interval does."""
-        if self.n < 2:
-            return None
-        return float(sample.p_equivalence(np.array(list(self.differences.values())), margin))
+        return None if self.n < 2 else float(sample.p_equivalence(self._values, margin))
 
 
 def paired(arm: dict[int, float], baseline: dict[int, float]) -> Paired:

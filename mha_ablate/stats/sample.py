@@ -47,14 +47,19 @@ def p_t(d_SN: Floats) -> Floats:
     return np.where(error > 0, p, np.where(mean == 0, 1.0, 0.0))
 
 
-def p_equivalence(d_SN: Floats, margin: float) -> Floats:
-    """P of two one-sided t tests (Schuirmann 1987) that the mean lies within +- margin: the larger of the two."""
+def p_below(d_SN: Floats, bound: float) -> Floats:
+    """One-sided p of the t test that the mean lies below `bound`: small where it does (non-inferiority, if that is a margin)."""
     from scipy.special import stdtr
 
     mean, error = d_SN.mean(axis=-1), standard_error(d_SN)
     with np.errstate(divide="ignore", invalid="ignore"):
-        p = stdtr(d_SN.shape[-1] - 1, (np.abs(mean) - margin) / error)
-    return np.where(error > 0, p, np.where(np.abs(mean) < margin, 0.0, 1.0))
+        p = stdtr(d_SN.shape[-1] - 1, (mean - bound) / error)
+    return np.where(error > 0, p, np.where(mean < bound, 0.0, 1.0))
+
+
+def p_equivalence(d_SN: Floats, margin: float) -> Floats:
+    """P of two one-sided t tests (Schuirmann 1987) that the mean lies within +- margin: the larger of the two."""
+    return np.maximum(p_below(d_SN, margin), p_below(-d_SN, margin))
 
 
 def p_sign_flip(d_SN: Floats) -> Floats:

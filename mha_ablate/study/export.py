@@ -34,7 +34,7 @@ def export(folder: RunFolder, to: str, out: Path, which: Which = "last") -> dict
     """
     if to not in KINDS:
         raise RequestError(f"--to {to}: there is no such format{nearest(to, KINDS)}; there is {', '.join(KINDS)}")
-    refuse_filled(out)
+    refuse_filled(out, folder)
     trained = load(folder, which)
     if wrong := misfits(trained):
         raise RequestError(f"{folder.path} is no GPT-2: {'; '.join(wrong)}")

@@ -18,8 +18,8 @@ from mha_ablate.surgery.swap import Batch, Bench, Concatenated, attentions
 def finetuned(trained: Trained, corpus: Corpus, batches: Sequence[Batch], steps: int) -> dict[str, Any] | None:
     """Losses on `batches` after `steps` more updates: of the model as it is, and with I or s I in W_O's place in all layers.
 
-    |s I|_F is |W_O|_F. The batches are those that the run would have seen next, the rate is constant: the one that its
-    schedule ends with, or a tenth of its peak where that is 0. None where the identity does not fit.
+    |s I|_F is |W_O|_F; b_O stays, and is not trained on. The batches are those that the run would have seen next, the rate is
+    constant: the one that its schedule ends with, or a tenth of its peak where that is 0. None where the identity does not fit.
     """
     model, place = trained.model, attentions(trained.model)[0].fc_out
     if place.value_width * place.place.n_heads != place.place.d_model:
@@ -47,7 +47,8 @@ def _as_loud(model: GPT) -> list[float] | None:
 def _without_projection(model: GPT, scales: Sequence[float]) -> GPT:
     other = copy.deepcopy(model)
     for attention, scale in zip(attentions(other), scales, strict=True):
-        attention._modules["fc_out"] = Concatenated(scale)
+        found = attention.fc_out.as_affine(attention.qkv.map.weight.detach())
+        attention._modules["fc_out"] = Concatenated(scale, found[1].clone() if found else None)
     return other
 
 

@@ -114,7 +114,7 @@ def write_folded(trained: Trained, name: str, out: Path) -> dict[str, Any]:
     config.yaml, run.json and checkpoint/ are as of a run, and `folded` in run.json says where it comes from; it has no
     metrics of its own.
     """
-    refuse_filled(out)
+    refuse_filled(out, trained.folder)
     try:
         folded = fold(trained, name)
     except Inexact as error:
@@ -134,13 +134,17 @@ def write_folded(trained: Trained, name: str, out: Path) -> dict[str, Any]:
 def _run_of(trained: Trained, folded: Folded, target: RunFolder, told: dict[str, Any]) -> dict[str, Any]:
     """run.json: the result is the old run's, whose function this is; its times and costs were those of other weights."""
     old = trained.run
-    cell = Cell(arm=str(old["arm"]), seed=int(old["seed"]), config=folded.config, folder=target, text=old["text"])
+    cell = Cell(
+        arm=f"{old['arm']}_{folded.name}", seed=int(old["seed"]), config=folded.config, folder=target, text=old["text"]
+    )
     result = {k: v for k, v in (old.get("result") or {}).items() if k in ("step", "val_loss")}
     own = {"config_hash": cell.hash, "arm_hash": cell.arm_hash, "overrides": [], "choices": {}, "result": result}
     return {k: v for k, v in old.items() if k != "resumed"} | own | {"folded": told, "cost": {}}
 
 
-def refuse_filled(out: Path) -> None:
-    """Raise RequestError where something lies at `out` already."""
+def refuse_filled(out: Path, run: RunFolder) -> None:
+    """Raise RequestError where something lies at `out` already, or where it lies in the run that it is made from."""
+    if run.path.resolve() in (out.resolve(), *out.resolve().parents):
+        raise RequestError(f"--out {out} lies in the run itself, which is only read: name a folder elsewhere")
     if out.is_symlink() or (out.exists() and not out.is_dir()) or (out.is_dir() and any(out.iterdir())):
         raise RequestError(f"--out {out} is there already: name a folder that is new or empty")

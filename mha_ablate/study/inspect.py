@@ -200,7 +200,8 @@ def _of_gpt2(folder: Gpt2Folder) -> dict[str, Any]:
         config, tensors = read_gpt2(folder)
         maps = list(maps_of(tensors, config["n_layer"], config["n_head"], config["n_embd"]))
     except ValueError as error:
-        raise RequestError(str(error)) from error
+        here = str(folder.path)
+        raise RequestError(str(error) if here in str(error) else f"{here}: {error}") from error
     width = config["n_embd"]
     return {
         "folder": str(folder.path),
@@ -214,7 +215,7 @@ def _of_gpt2(folder: Gpt2Folder) -> dict[str, Any]:
             "n_layers": config["n_layer"],
             "n_heads": config["n_head"],
             "head_dim": width // config["n_head"],
-            "context": config["n_positions"],
+            "context": config.get("n_positions", 1024),  # as `transformers` has it where nothing is said
         },
         **EMPTY,
         "layers": [{"layer": i, **of_weights(W.double(), V.double())} for i, (W, V) in enumerate(maps)],

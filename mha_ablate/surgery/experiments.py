@@ -43,7 +43,14 @@ class Subject:
 
     def cost(self, maps: Maps) -> Row:
         """The same, and its standard error over windows: `delta`, `se` (None with one window)."""
-        apart = self.bench.losses(maps) - self.losses
+        return self.over_windows(self.apart(maps))
+
+    def apart(self, maps: Maps) -> Tensor:
+        """What a change costs in every window, `[N]`."""
+        return self.bench.losses(maps) - self.losses
+
+    def over_windows(self, apart: Tensor) -> Row:
+        """Mean and standard error of what a change costs in every window."""
         se = float(apart.std()) / len(apart) ** 0.5 if len(apart) > 1 else None
         return {"delta": float(apart.mean()), "se": se}
 
@@ -117,15 +124,15 @@ def _shuffled(subject: Subject) -> Row:
     """Each head's outputs read by another head's columns."""
     if subject.n_heads == 1:
         return {"why": "one head has no other place"}
-    found: list[Row] = []
+    found: list[Tensor] = []
     for draw in range(subject.draws):
         maps = {}
         for layer, attention in enumerate(attentions(subject.bench.model)):
             order = order_of_heads(subject.n_heads, 1000 * draw + layer)
             maps[layer] = OnHeads(attention.fc_out, lambda z, order=order: z[:, :, order])
-        found.append(subject.cost(maps))
-    told = spread([row["delta"] for row in found])
-    return {"delta": told["mean"], "se": found[0]["se"], "null": None, "spread": told}
+        found.append(subject.apart(maps))
+    told = spread([float(apart.mean()) for apart in found])
+    return {**subject.over_windows(torch.stack(found).mean(0)), "null": None, "spread": told}
 
 
 def rank_curve(subject: Subject) -> tuple[list[Row], str | None]:
@@ -142,8 +149,8 @@ def rank_curve(subject: Subject) -> tuple[list[Row], str | None]:
 def each_head(subject: Subject) -> list[Row]:
     """One head at a time silenced: by zeros, by its mean over the text, by its outputs in other windows of the text.
 
-    Zeros take away the head's mean as well, which later layers count on, and so overstate what it does. `null`: a random
-    matrix of the norm of the head's columns, taken from W_O. `resample` is None with a single window.
+    Zeros take away the head's mean as well, which later layers count on, and so overstate what it does. `null`: W_O of that layer
+    plus a random matrix, over all heads, of the norm of the head's columns. `resample` is None with a single window.
     """
     rows = []
     for layer, attention in enumerate(attentions(subject.bench.model)):

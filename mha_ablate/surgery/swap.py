@@ -33,15 +33,17 @@ class Fixed(nn.Module):
 
 
 class Concatenated(nn.Module):
-    """y = s z: no projection. Legal only where H*V = C."""
+    """y = s z + b: no projection. Legal only where H*V = C. b `[C]` is not trained; None adds nothing."""
 
-    def __init__(self, scale: float = 1.0) -> None:
+    def __init__(self, scale: float = 1.0, b_C: Tensor | None = None) -> None:
         super().__init__()
         self.scale = scale
+        self.register_buffer("bias", b_C)
 
     def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:  # noqa: ARG002
         """`[B T H V] -> [B T C]`."""
-        return z_BTHV.flatten(-2) * self.scale
+        y_BTC = z_BTHV.flatten(-2) * self.scale
+        return y_BTC if self.bias is None else y_BTC + self.get_buffer("bias")
 
 
 class OnHeads(nn.Module):

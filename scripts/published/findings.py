@@ -35,6 +35,7 @@ BASE = "base/tuned"  # its setting of the page's opening figure
 SECOND_LOOK = "claims_controls"  # other seeds, with controls
 PUBLISHED = ("gates", "hadamard", "skipless", "head_width")  # studies of what others found
 AGREES = {SUPPORTED: "yes", REFUTED: "no", UNDECIDED: "open", ONLY_IF: "in part: only if"}
+FREE = 0.01  # nats: what a silenced head may cost and still count as needless
 LOOKED_AT = ("ranks", "heads")
 
 
@@ -111,7 +112,8 @@ class Found:
         self.reports = {name: joint_report(outputs / name) for name in names if (outputs / name).is_dir()}
         if not self.reports:
             raise RequestError(f"{outputs} holds none of {', '.join(names)}: run `mha-ablate claims` first")
-        self.looked_at = inspected(outputs / CLAIMS)
+        self.inspected = inspected(outputs / CLAIMS)
+        self.looked_at = next(iter(self.inspected.values()), None)
 
     def tables(self) -> dict[str, str]:
         """By the marks of the page that they stand between."""
@@ -121,6 +123,7 @@ class Found:
             made["effort"] = effort(self.outputs / CLAIMS, report)
         if self.looked_at:
             made["inside"] = inside(self.looked_at)
+            made["masked"] = masked(self.inspected)
         if report := self.reports.get(SECOND_LOOK):
             made["controls"] = second_look(report)
         return made | {name: published_table(self.reports[name]) for name in PUBLISHED if name in self.reports}
@@ -226,10 +229,29 @@ def effort(folder: Path, report: dict[str, Any]) -> str:
     )
 
 
-def inspected(folder: Path) -> dict[str, Any] | None:
-    """What `inspect` left beside the first run that was looked at."""
+def inspected(folder: Path) -> dict[str, dict[str, Any]]:
+    """What `inspect` left beside runs, by their places in the study."""
     files = sorted(folder.rglob("inspect/inspect.json"))
-    return json.loads(files[0].read_text(encoding="utf-8")) if files else None
+    return {
+        file.parent.parent.relative_to(folder).as_posix(): json.loads(file.read_text(encoding="utf-8"))
+        for file in files
+    }
+
+
+def masked(found: dict[str, dict[str, Any]]) -> str:
+    """A row a run: how many of its heads can be silenced one at a time for `FREE` nats or less, in three ways."""
+    ways = ("mean", "zero", "resample")
+    counts = {run: [free_heads(told, way) for way in ways] for run, told in found.items()}
+    rows = [(f"`{run}`", *(f"{n} of {len(found[run]['heads'])}" for n in of_run)) for run, of_run in counts.items()]
+    sums = [f"{sum(of_run[i] for of_run in counts.values())}" for i in range(len(ways))]
+    heads = sum(len(told["heads"]) for told in found.values())
+    head = ("run", "set to its mean", "set to zero", "from another window")
+    return markdown(head, [*rows, ("in all", *(f"{n} of {heads}" for n in sums))])
+
+
+def free_heads(told: dict[str, Any], way: str) -> int:
+    """Heads whose silencing costs `FREE` nats or less."""
+    return sum(head[way] is not None and head[way] <= FREE for head in told["heads"])
 
 
 def markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -27,9 +27,18 @@ def test_the_quick_form_tells_all_four_claims(cli: Cli, small: list[str], tmp_pa
         "n_heads=1, own best rate",
     }
     assert len(by_name["expressive_power"]["evidence"]) == 8
+    other = cli("claims", "study=gates", *small, "study.seeds=2", "name=claims_quick", "-q")
+    assert (other.code, "holds study=claims_quick, and this is study=gates: give name=NEW_NAME" in other.err) == (
+        2,
+        True,
+    )
     again = cli(*words)
     assert again.code == 0, again.err
-    assert "alignment: supported only if model.head_dim=64" in again.out
+    assert again.out.startswith("What none costs in nats per token over 2 paired seeds, ")
+    assert "tested by  per_head (fc_out=per_head), 2 seeds" in again.out
+    told = cli("report", str(tmp_path / "outputs/claims_quick"))
+    assert "tested by  per_head (fc_out=per_head), 2 seeds" in told.out, "a report has the cards as well"
+    assert "alignment: supported only if n_heads x head_dim != d_model" in again.out
     assert (tmp_path / "outputs/claims_quick/report/report.html").exists()
     published(tmp_path)
 
@@ -62,13 +71,13 @@ def published(place: Path) -> None:
         assert page.read_text() == text
         (place / "runs/gates.tar.xz").write_bytes(before[-1][:200])
         assert findings.main(["--check"]) == 2
-    assert text.count("\n| alignment: supported only if model.head_dim=64") == 1
-    assert text.count("| in part: only if model.head_dim=64 |") == 1
+    assert text.count("\n| alignment: supported only if n_heads x head_dim != d_model") == 1
+    assert text.count("| in part: only if n_heads x head_dim != d_model |") == 1
     assert text.count("`mha-ablate claims study=claims_quick`, exploratory, plan `") == 1
     arms = "| `none` | `none_scaled` | `per_head` | `none_mlp` | seeds | plan |"
     assert text.count(f"| shared rate {arms}") == text.count(f"| own best rate {arms}") == 2, "claims and controls"
     assert len(re.findall(r"^\| (base|n_heads=1) \|( [+-]0.\d{4} ±\d.\d{4} \w+ \|){4} 2 \| `", text, re.M)) == 2 * 2 * 2
-    assert text.count("\n- alignment: supported only if model.head_dim=64; all 2 rows decide.") == 1
+    assert text.count("\n- alignment: supported only if n_heads x head_dim != d_model; all 2 rows decide.") == 1
     assert text.count("\nold\n") == 1, "what has not run keeps its place"
     assert {"answer.png", "findings_deltas.png", "findings_rates.png"} <= {file.name for file in place.glob("*.png")}
 
@@ -83,6 +92,7 @@ def test_the_page_says_what_its_runs_say(capsys: pytest.CaptureFixture[str]) -> 
     [
         (["--quick", "study=fc_out"], "--quick chooses study=claims_quick"),
         (["study.claims.x.says=3"], "study.claims.x"),
+        (["study=fc_out"], "study=fc_out has no claims: `mha-ablate compare study=fc_out` runs it"),
         (["study.claims.integration.costs=[nobody]"], "no arm beside the baseline"),
         (["study.claims.integration.costs=[]"], "rests on nothing"),
         (["study.tune=null"], "needs study.tune"),

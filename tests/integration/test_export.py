@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from mha_ablate.run.folder import RunFolder
 from mha_ablate.study.trained import load
@@ -105,6 +106,29 @@ def test_wrong_requests_are_one_line(cli: Cli, text: Path, tmp_path: Path) -> No
     refused(cli("export", str(run), "--to", "onnx", "--out", str(tmp_path / "x")), "no such format", "hf")
     refused(cli("export", str(run), "--to", "hf", "--out", str(text.parent)), "new or empty")
     refused(cli("export", str(tmp_path / "no"), "--to", "hf", "--out", str(tmp_path / "x")), "no")
+    refused(cli("export", str(run), "--to", "hf", "--out", str(run / "x")), "lies in the run itself")
+    refused(cli("inspect", str(run), "--fold", "v_bias", "--out", str(run / "x/y")), "lies in the run itself")
+    assert not (run / "x").exists()
+
+
+def test_a_checkpoint_from_other_hands_is_read_or_told_what_it_lacks(cli: Cli, text: Path, tmp_path: Path) -> None:
+    run, out = trained(cli, text, *GPT2), tmp_path / "gpt2"
+    assert cli("export", str(run), "--to", "hf", "--out", str(out)).code == 0
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "n_positions"}))
+    said = cli("inspect", str(out), "--eval-windows", "3", "--json")
+    assert (said.code, said.json["sizes"]["context"]) == (0, 1024)
+    assert "--eval-windows and --finetune did nothing" in said.err
+    for words in (["export", str(out), "--to", "hf"], ["inspect", str(out), "--fold", "merged_ov"]):
+        refused(cli(*words, "--out", str(tmp_path / "x")), str(out), "a checkpoint of another library")
+    weights = load_file(out / "model.safetensors")
+    name = "transformer.h.0.attn.c_proj.weight"
+    save_file({**weights, name: weights[name].to(torch.int8)}, out / "model.safetensors")
+    refused(cli("inspect", str(out), "--quiet"), str(out), name, "quantised")
+    save_file({k: v for k, v in weights.items() if k != name}, out / "model.safetensors")
+    refused(cli("inspect", str(out), "--quiet"), str(out), "it has no tensor h.0.attn.c_proj.weight")
+    (out / "model.safetensors").rename(out / "pytorch_model.bin")
+    refused(cli("inspect", str(out), "--quiet"), str(out), "no model.safetensors", "save_pretrained")
 
 
 @pytest.mark.parametrize("broken", ["config.json", "model.safetensors"])

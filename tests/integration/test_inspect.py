@@ -131,7 +131,7 @@ def test_a_fold_is_written_as_a_run_with_the_same_logits(cli: Cli, text: Path, t
     texts = [cli("generate", str(folder), *words).json["text"] for folder in (run, out)]
     assert texts[0] == texts[1]
     again = looked(cli, out)
-    assert again["fc_out"] == "MergedOV"
+    assert (again["fc_out"], again["arm"]) == ("MergedOV", "dense_merged_ov")
     assert again["loss"] == pytest.approx(looked(cli, run)["loss"], abs=1e-5)
     refused(cli("inspect", str(run), "--fold", "merged_ov", "--out", str(out)), str(out), "new or empty")
 

@@ -88,6 +88,11 @@ def test_bca_is_scipys_but_for_chance(n: int, level: float) -> None:
 def test_equivalence_is_statsmodels_two_one_sided_tests(d_N: np.ndarray, margin: float) -> None:
     assume(spread(d_N))
     theirs, _, _ = ttost_paired(d_N, np.zeros_like(d_N), -margin, margin)
+    for bound in (-margin, margin):
+        less: Any = stats.ttest_1samp(d_N, bound, alternative="less")
+        more: Any = stats.ttest_1samp(d_N, bound, alternative="greater")
+        assert contrast(d_N).p_below(bound) == pytest.approx(float(less.pvalue), rel=1e-7, abs=1e-12)
+        assert contrast(d_N).p_above(bound) == pytest.approx(float(more.pvalue), rel=1e-7, abs=1e-12)
     assert contrast(d_N).p_equivalence(margin) == pytest.approx(float(theirs), rel=1e-7, abs=1e-12)
 
 

@@ -277,6 +277,65 @@ def test_experiments_cost_what_they_should() -> None:
     }
 
 
+def test_changes_of_all_layers_cost_what_they_cost_by_hand() -> None:
+    model = loud(gpt(bias=True))
+    subject, affine = subject_of(model), affine_of(model)
+    found = {row["name"]: row for row in whole_model(subject)}
+    eye = torch.eye(16, dtype=torch.float64)
+    by_hand = {
+        "identity": [eye for _ in affine],
+        "identity_as_loud": [eye * W.norm() / 4 for W, _ in affine],  # |I|_F = 4
+        "no_cross_head": [torch.block_diag(W[:8, :8], W[8:, 8:]) for W, _ in affine],
+    }
+    for name, matrices in by_hand.items():
+        maps = {layer: Fixed(W, b) for layer, (W, (_, b)) in enumerate(zip(matrices, affine, strict=True))}
+        windows = subject.bench.losses(maps) - subject.losses
+        assert found[name]["delta"] == pytest.approx(float(windows.mean()), abs=1e-9), name
+        assert found[name]["se"] == pytest.approx(float(windows.std()) / len(windows) ** 0.5), name
+        nulls = [
+            subject.delta(
+                {
+                    layer: Fixed(W + random_like(changed - W, 1000 * draw + layer), b)
+                    for layer, (changed, (W, b)) in enumerate(zip(matrices, affine, strict=True))
+                }
+            )
+            for draw in range(2)
+        ]
+        assert found[name]["null"]["low"] == pytest.approx(min(nulls), abs=1e-9), name
+        assert found[name]["null"]["high"] == pytest.approx(max(nulls), abs=1e-9), name
+    two = {layer: Fixed(torch.cat((W[:, 8:], W[:, :8]), 1), b) for layer, (W, b) in enumerate(affine)}
+    assert found["shuffled_heads"]["delta"] == pytest.approx(subject.delta(two), abs=1e-9), "two heads change places"
+    windows = subject.bench.losses(two) - subject.losses
+    assert found["shuffled_heads"]["se"] == pytest.approx(float(windows.std()) / len(windows) ** 0.5)
+
+
+def test_silenced_heads_cost_what_they_cost_by_hand() -> None:
+    model = loud(gpt(bias=True))
+    subject, affine = subject_of(model), affine_of(model)
+    rows = {(row["layer"], row["head"]): row for row in each_head(subject)}
+    for layer, head in rows:
+        own, (z, _, _) = attentions(model)[layer].fc_out, subject.bench.seen(layer)
+        W, b = affine[layer]
+        columns = slice(8 * head, 8 * head + 8)
+        part = torch.zeros_like(W)
+        part[:, columns] = W[:, columns]
+        mean = z[:, :, head].mean((0, 1))
+        moved = z[:, :, head].roll(1, 0)
+        edits = {
+            "zero": Fixed(W - part, b),
+            "mean": Fixed(W - part, b + W[:, columns] @ mean),
+            "resample": OnHeads(own, lambda z, h=head, m=moved: torch.stack((z[:, :, 1 - h], m)[:: 1 if h else -1], 2)),
+        }
+        row = rows[layer, head]
+        for how, edit in edits.items():
+            windows = subject.bench.losses({layer: edit}) - subject.losses
+            assert row[how] == pytest.approx(float(windows.mean()), abs=1e-9), how
+            assert row["se"][how] == pytest.approx(float(windows.std()) / len(windows) ** 0.5), how
+        assert len({round(row[how], 9) for how in edits}) == 3, "three ways to silence, three costs"
+        nulls = [subject.delta({layer: Fixed(W + random_like(part, 1000 * draw + layer), b)}) for draw in range(2)]
+        assert row["null"]["mean"] == pytest.approx(sum(nulls) / 2, abs=1e-9)
+
+
 def test_with_one_head_nothing_crosses_and_without_a_projection_nothing_is_swapped() -> None:
     one = {row["name"]: row for row in whole_model(subject_of(loud(gpt(n_heads=1)), 1))}
     assert "why" in one["no_cross_head"]
