@@ -16,7 +16,7 @@ from mha_ablate.report.claims import ONLY_IF, REFUTED, SUPPORTED, UNDECIDED
 from mha_ablate.report.family import STAGES
 from mha_ablate.report.inspect_plots import figures as inspect_figures
 from mha_ablate.report.inspect_tables import CHANGES, change_rows, sentence, text_line
-from mha_ablate.report.joint import joint_report
+from mha_ablate.report.joint import fall_rows, joint_report
 from mha_ablate.report.joint_plots import joint_figures
 from mha_ablate.report.plots import as_png
 from mha_ablate.report.write import write_report
@@ -120,7 +120,7 @@ class Found:
         made: dict[str, str] = {}
         if report := self.reports.get(CLAIMS):
             made |= {"claims": claims_table(report), "contrasts": contrasts_tables(report)}
-            made["effort"] = effort(self.outputs / CLAIMS, report)
+            made |= {"effort": effort(self.outputs / CLAIMS, report), "steps": steps(report), "beyond": beyond(report)}
         if self.looked_at:
             made["inside"] = inside(self.looked_at)
             made["masked"] = masked(self.inspected)
@@ -172,6 +172,21 @@ def contrasts_table(parts: list[dict[str, Any]], rates: str) -> str:
             )
         )
     return markdown((rates, *(f"`{arm}`" for arm in arms), "seeds", "plan"), rows)
+
+
+def steps(report: dict[str, Any]) -> str:
+    """The cost of removal taken apart, a row a setting and stage."""
+    head, *rows = fall_rows(report)
+    return markdown(("setting", *head[1:]), rows)
+
+
+def beyond(report: dict[str, Any]) -> str:
+    """Rows of evidence from which what the arm costs at a control was taken off."""
+    found = [row for card in report["claims"] for row in card["evidence"] if ", beyond " in row["what"]]
+    return markdown(
+        ("what", "where", "delta, 95%", "found"),
+        [(row["what"], row["where"], _delta(row), row["found"]) for row in found],
+    )
 
 
 def contrast(arm: dict[str, Any]) -> str:

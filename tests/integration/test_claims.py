@@ -49,7 +49,7 @@ def published(place: Path) -> None:
         shutil.copytree(place / "outputs/claims_quick", place / "outputs" / name)
     (place / "outputs/claims_quick").rename(place / "outputs/claims")
     page = place / "findings.md"
-    names = ("claims", "contrasts", "effort", "controls", "gates", "hadamard")
+    names = ("claims", "contrasts", "effort", "steps", "beyond", "controls", "gates", "hadamard")
     page.write_text("\n\n".join(f"<!-- {name}: begin -->\nold\n<!-- {name}: end -->" for name in names))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(findings, "PAGE", page)
@@ -78,6 +78,10 @@ def published(place: Path) -> None:
     assert text.count(f"| shared rate {arms}") == text.count(f"| own best rate {arms}") == 2, "claims and controls"
     assert len(re.findall(r"^\| (base|n_heads=1) \|( [+-]0.\d{4} ±\d.\d{4} \w+ \|){4} 2 \| `", text, re.M)) == 2 * 2 * 2
     assert text.count("\n- alignment: supported only if n_heads x head_dim != d_model; all 2 rows decide.") == 1
+    assert len(re.findall(r"^\| (base|n_heads=1) \w.* rate \|( [+-]0.\d{4} ±\d.\d{4} \|){4}$", text, re.M)) == 4, (
+        "steps"
+    )
+    assert text.count("| per_head minus dense, beyond n_heads=1 | base, shared rate |") == 1
     assert text.count("\nold\n") == 1, "what has not run keeps its place"
     assert {"answer.png", "findings_deltas.png", "findings_rates.png"} <= {file.name for file in place.glob("*.png")}
 
