@@ -52,7 +52,7 @@ def standing(card: dict[str, Any]) -> str:
         return "nothing has been measured yet"
     count = len(card["evidence"])
     return (
-        f"{card['open']} of {counted(count, 'row')} of evidence still open"
+        f"{card['open']} of {counted(count, 'row')} still open"
         if card["open"]
         else f"all {count} rows decide"
         if count > 1
