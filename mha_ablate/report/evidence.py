@@ -68,7 +68,7 @@ def cost_rows(arms: list[str], parts: list[Part], points: dict[str, list[str]]) 
     }
     alone = {_key(part, arm): _contrast(part, arm, "costs") for part, arm in lost if _key(part, arm) not in excesses}
     _speak_for(excesses)
-    _speak_for_alone(alone, [place for place in parts if not place["freedom_lost"]])
+    _speak_for_alone(alone, [place for place in parts if place["freedom_lost"] == 0])
     _speak_against(excesses | alone)
     found = {key: contrast.row for key, contrast in (excesses | alone).items()} | lossless
     return [found[_key(part, arm)] for part, arm in _measured_at(arms, parts)]
@@ -154,6 +154,7 @@ def _control(part: Part, arm: str, parts: list[Part], points: dict[str, list[str
             for other in parts
             if (other["stage"], other["freedom_lost"]) == (part["stage"], 0)
             and found_of(other, arm)
+            and _deltas(other, arm).keys() & _deltas(part, arm).keys()
             and _apart(ours, points.get(other["point"], [])) == 1
         ),
         None,

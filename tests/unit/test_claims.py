@@ -169,6 +169,18 @@ def test_what_it_costs_where_nothing_is_lost_is_taken_off_whatever_the_verdict_t
     assert card["verdict"] == ("supported only if" if taken_off else verdict)
 
 
+def test_a_control_at_other_seeds_is_none_and_sizes_that_do_not_say_lose_something() -> None:
+    base, control = measured("base", 5.0, [0.31, 0.30, 0.32, 0.30]), measured("h1", 0.0, H1)
+    unknown = measured("wide", 0.0, [0.9, 0.9, 0.9, 0.91]) | {"freedom_lost": None}
+    deltas = control["arms"][1]["delta"]
+    deltas["values"] = {str(int(seed) + 10): delta for seed, delta in deltas["values"].items()}
+    points = POINTS | {"wide": ["model.head_dim=64"]}
+    [found, _] = cards({"claims": {"x": CLAIM}, "points": points}, [base, control, unknown], [])[0]["evidence"]
+    assert (found["what"], found["found"]) == ("none minus dense", "costs, maybe as at h1"), "nothing can be taken off"
+    [alone] = cards({"claims": {"x": CLAIM}, "points": points}, [base, unknown], [])[0]["evidence"]
+    assert alone["agrees"] is True, "what is unknown there casts no doubt here"
+
+
 def test_an_unfit_control_leaves_the_excess_open() -> None:
     control = measured("h1", 0.0, H1) | {"unfit": {"none": "a seed diverged"}}
     whole = {"claims": {"x": CLAIM}, "points": POINTS}
