@@ -112,6 +112,8 @@ def spectrum_panel(found: Found, which: str) -> Panel:
     """Singular values of W_O, or of every head's OV_h, layer by layer."""
 
     def draw(axes: Axes) -> None:
+        from matplotlib.ticker import LogLocator
+
         rows = [row for row in found["layers"] if row["w_o"]]
         for row in rows:
             spectra = [row["w_o"]] if which == "w_o" else row["ov"]
@@ -126,6 +128,9 @@ def spectrum_panel(found: Found, which: str) -> Panel:
                     label=label,
                 )
         axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        if high < 100 * low:  # powers of ten alone would leave one tick or none
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
         axes.grid(axis="y", color=GRID, lw=0.6)
