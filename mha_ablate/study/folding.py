@@ -138,7 +138,14 @@ def _run_of(trained: Trained, folded: Folded, target: RunFolder, told: dict[str,
         arm=f"{old['arm']}_{folded.name}", seed=int(old["seed"]), config=folded.config, folder=target, text=old["text"]
     )
     result = {k: v for k, v in (old.get("result") or {}).items() if k in ("step", "val_loss")}
-    own = {"config_hash": cell.hash, "arm_hash": cell.arm_hash, "overrides": [], "choices": {}, "result": result}
+    own = {
+        "arm": cell.arm,
+        "config_hash": cell.hash,
+        "arm_hash": cell.arm_hash,
+        "overrides": [],
+        "choices": {},
+        "result": result,
+    }
     return {k: v for k, v in old.items() if k != "resumed"} | own | {"folded": told, "cost": {}}
 
 

@@ -79,7 +79,7 @@ def test_every_cell_has_its_own_words_where_there_is_room(width: int, seeds: int
     text = "\n".join(drawn(StudyPicture(study(ARMS, seeds)), width))
     for word in ("= 2.1019", "= 2.2992", "! failed", "~ diverged", "> 40   2.3", ". waiting", "seed 0", "> 1 running"):
         assert word in text
-    assert re.search(r"12\.3k tokens/s  \d+(m\d\d)?s left", text)
+    assert re.search(r"12\.3k tokens/s  (\d+h\d\dm|\d+m\d\ds|\d+s) left", text)
 
 
 def test_with_many_seeds_a_cell_is_a_mark_and_with_more_a_number() -> None:
