@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from mha_ablate.config.schema import RunConfig
 
 SPEAKS = (
-    "for: found, corrected for all contrasts (Holm). against: a cost above the margin is excluded, for all rows of a claim "
-    "together. open: neither; more seeds may tell."
+    "for, against: decided, after Holm's correction for all contrasts or all rows of the claim. open: neither; more seeds may "
+    "tell. no cost, no more: a difference above the margin is excluded."
 )
-QUICK = ("study=claims_quick", "trainer.steps=150")  # ten minutes on two cores
+QUICK = ("study=claims_quick", "trainer.steps=150")  # six minutes on two cores
 
 EPILOG = epilog(
     {
