@@ -117,6 +117,11 @@ def print_joint(report: dict[str, Any]) -> None:
     from mha_ablate.report.joint import COLUMNS, TUNING_COLUMNS, fall_rows, rows, tuning_rows, why_undecided
 
     out = console()
+    if report["screen"]:
+        print_screen(out, report["screen"])
+        print_over(out, report)
+        _print_words(out, report)
+        return
     print_table(out, COLUMNS, rows(report))
     if why := why_undecided(report):
         out.print(Text(f"{why}\n", style="dim"), soft_wrap=not out.is_terminal)
@@ -128,7 +133,29 @@ def print_joint(report: dict[str, Any]) -> None:
     for tuning in report["tunings"]:
         print(f"learning rates {tuning['point']}".rstrip())
         print_table(out, TUNING_COLUMNS, tuning_rows(tuning))
+    print_over(out, report)
     _print_words(out, report)
+
+
+def print_screen(out: Console, screen: dict[str, Any]) -> None:
+    """The factors, the strongest first, and what to know of the design."""
+    from rich.text import Text
+
+    from mha_ablate.report.screen import columns, lines, rows
+
+    print_table(out, columns(screen), rows(screen))
+    for line in lines(screen):
+        out.print(Text(line, style="dim"), soft_wrap=not out.is_terminal)
+    print()
+
+
+def print_over(out: Console, report: dict[str, Any]) -> None:
+    """How far the answer generalises, where there are points enough to say."""
+    from mha_ablate.report.joint_page import OVER, over_rows
+
+    if any(one["prediction95"] for one in report["over_points"].values()):
+        print("over settings, nats per token")
+        print_table(out, OVER[:-1], [row[:-1] for row in over_rows(report)])
 
 
 def print_table(out: Console, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:

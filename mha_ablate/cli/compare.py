@@ -16,7 +16,7 @@ EPILOG = epilog(
     {
         "compare": "the default study: five arms, five paired seeds",
         "compare study.seeds=8": "more seeds; what is finished is kept",
-        "compare attention=split name=split": "the same question on the tutorial's attention",
+        "compare model=tutorial attention=tutorial name=tutorial": "the same question on the model of a popular tutorial",
         "compare 'study.arms=[dense,none]' data=text data.path=FILE name=mine": "two arms on your own text",
         "compare 'study.arms.quiet=[fc_out=none,attention.branch_scale=0.1]' name=q": "an arm of your own",
     },
@@ -107,9 +107,9 @@ def _next(plan: Plan, words: list[str]) -> list[tuple[list[str], str]]:
     elif len(plan.study.seed_list) < ENOUGH_SEEDS:
         more = [*without("study.seeds"), f"study.seeds={ENOUGH_SEEDS}"]
         steps.append((more, "a result instead of a look; finished cells are kept"))
-    if not any(w.startswith("attention=") for w in words):
-        split = [*without("name"), "attention=split", f"name={name}_split"]
-        steps.append((split, "the tutorial's attention, where a head sees only its own slice"))
+    if not any(w.startswith(("attention=", "model=")) for w in words):
+        tutorial = [*without("name"), "model=tutorial", "attention=tutorial", f"name={name}_tutorial"]
+        steps.append((tutorial, "the model of a popular tutorial: shared maps on slices of the embedding, post-norm"))
     model = plan.arms[plan.study.baseline].model
     heads = 2 * model.n_heads
     if model.head_dim is None and model.d_model % heads == 0:

@@ -26,6 +26,7 @@ from mha_ablate.cli import (
     plan,
     replay,
     report,
+    screen,
     status,
     sweep,
     train,
@@ -66,6 +67,7 @@ app.command(
     "compare", short_help="Train the arms of a study and say what removing fc_out costs.", epilog=compare.EPILOG
 )(compare.compare)
 app.command("claims", short_help="Try what is said of fc_out, claim by claim.", epilog=claims.EPILOG)(claims.claims)
+app.command("screen", short_help="Find the settings that the answer hinges on.", epilog=screen.EPILOG)(screen.screen)
 app.command("train", short_help="Train one model and leave a run folder.", epilog=train.EPILOG)(train.train)
 app.command("sweep", short_help="Train every combination of settings, here or on a cluster.", epilog=sweep.EPILOG)(
     sweep.sweep

@@ -66,6 +66,11 @@ def conduct_plan(
         request.append(_seeds_word(_fresh(first, reckoning.seeds, study)))
         study = compose(request, config_dir).config.study
         check_tuning(study)
+        if study.tune and not study.tune.shared:
+            raise RequestError(
+                "study.tune.shared=false: a plan fixes the runs at the shared rate, and this study has none; give "
+                "study.tune.shared=true"
+            )
         plans = [_planned(request, point, study, observer, config_dir) for point in points]
         notes = _notes(found, overrides, [study.baseline, *arms], points)
         file, fixed = _written(study, request, points, plans, reckoning, notes)
@@ -102,10 +107,10 @@ def _planned(request: list[str], point: Part, study: StudyConfig, observer: Obse
     """One point of it, checked, at the shared rate if rates are tuned. Raises RequestError where something has run already."""
     from dataclasses import replace
 
-    from mha_ablate.study.parts import SHARED, single
+    from mha_ablate.study.parts import single, stages_of
     from mha_ablate.study.plan import make_plan
 
-    part = replace(point, stage=SHARED if study.tune else "")
+    part = replace(point, stage=stages_of(study.tune)[0])
     plan = make_plan(
         [*request, *part.words], watch=observer.reading, config_dir=config_dir, below=part.below, shape=single
     )
@@ -120,7 +125,7 @@ def _planned(request: list[str], point: Part, study: StudyConfig, observer: Obse
 
 
 def _several(study: StudyConfig) -> bool:
-    return bool(study.points or study.tune)
+    return bool(study.has_points or study.tune)
 
 
 def _written(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,7 +84,7 @@ class _Conductor:
         from mha_ablate.study.execute import Pool, default_workers
 
         self.pool = Pool(1 if self.hydras else self.workers or default_workers(asked.trainer.device))
-        if asked.study.points or asked.study.tune:
+        if asked.study.has_points or asked.study.tune:
             return self._several(asked)
         from mha_ablate.study.parts import Part
 
@@ -103,7 +103,7 @@ class _Conductor:
         from mha_ablate.report.write import write_again
         from mha_ablate.run.folder import StudyFolder
         from mha_ablate.run.lock import locked
-        from mha_ablate.study.parts import SHARED, check_tuning, departures, points_of, write_parts
+        from mha_ablate.study.parts import check_factors, check_tuning, departures, points_of, stages_of, write_parts
         from mha_ablate.study.plan import outputs_of
 
         study = asked.study
@@ -116,9 +116,10 @@ class _Conductor:
         held = (StudyFolder(path).parts() or {}).get("study", study.name)
         if held != study.name:
             raise RequestError(f"{path} holds study={held}, and this is study={study.name}: give name=NEW_NAME")
+        check_factors(StudyFolder(path), study)
         points = points_of(study)
-        stage = SHARED if study.tune else ""
-        checked = [self._planned(replace(point, stage=stage)) for point in points]
+        stage = stages_of(study.tune)[0]
+        checked = [self._checked(replace(point, stage=stage), study) for point in points]
         if study.tune:
             for point in points:
                 self._grid(point, study.tune.rates, asked.optim.lr)
@@ -129,10 +130,11 @@ class _Conductor:
             power = None if fixed.get("earlier") else fixed.get("power")
             for number, (point, plan) in enumerate(zip(points, checked, strict=True), start=1):
                 self.observer.part(point.point or study.name, number, len(points))
+                timed = not study.factor_words and (number == 1 or not same_cost(point.words))
                 if study.tune is None:
-                    self._run(plan, timed=True)
+                    self._run(plan, timed=timed)
                 else:
-                    self._tune_and_run(path, point, plan, study.tune, asked.optim.lr, power)
+                    self._tune_and_run(path, point, plan, study.tune, asked.optim.lr, power, timed=timed)
             self.observer.writing()
             report = write_joint(path)
             write_again(path, report)
@@ -154,6 +156,8 @@ class _Conductor:
         tune: TuneConfig,
         usual: float,
         power: dict[str, Any] | None,
+        *,
+        timed: bool,
     ) -> None:
         """The grid, widened while an optimum lies at its edge; then the study's seeds at the shared rate and at each arm's own.
 
@@ -174,7 +178,8 @@ class _Conductor:
             if wider == rates:
                 break
             rates = wider
-        self._run(shared, timed=True)
+        if tune.shared:
+            self._run(shared, timed=timed)
         if untuned:
             where = f"{point.point}: " if point.point else ""
             self.failures.append(f"{where}no rate of {', '.join(untuned)} has ended, so that none could be tuned")
@@ -183,13 +188,34 @@ class _Conductor:
         tuned = self._planned(stage, lambda study: parts.at_best(study, tuning.best))
         if power and tuned.folder.plan() is None:
             tuned.write((shared.folder.plan() or {}).get("power"))
-        parts.take_over(tuned.cells, shared.folder.path)
-        self._run(tuned, timed=False)
+        if tune.shared:
+            parts.take_over(tuned.cells, shared.folder.path)
+        self._run(tuned, timed=timed and not tune.shared)
 
     def _grid(self, point: Part, rates: list[float], usual: float) -> Plan:
         from mha_ablate.study.parts import GRID, on_grid
 
         return self._planned(replace(point, stage=GRID), lambda study: on_grid(study, rates, usual))
+
+    def _checked(self, part: Part, study: StudyConfig) -> Plan:
+        """The plan of a point; where it cannot be, a screen's error names the point or the factor whose fault it is."""
+        try:
+            return self._planned(part)
+        except RequestError as error:
+            if not study.factor_words:
+                raise
+            raise RequestError(f"{self._at_fault(part, study)}: {error}") from error
+
+    def _at_fault(self, part: Part, study: StudyConfig) -> str:
+        from mha_ablate.config.compose import compose
+
+        for factor, levels in study.factor_words.items():
+            for words in levels:
+                try:
+                    compose([*self.overrides, *words], self.config_dir)
+                except RequestError:
+                    return f"study.factors.{factor}, level {' '.join(words)}"
+        return f"design point {part.point} ({' '.join(part.words)}) cannot be built"
 
     def _planned(self, part: Part, shape: Callable[[StudyConfig], StudyConfig] | None = None) -> Plan:
         from mha_ablate.study.parts import single
@@ -265,6 +291,13 @@ class _Conductor:
 
     def _failure(self) -> str | None:
         return "; ".join(self.failures) or None
+
+
+def same_cost(words: Sequence[str]) -> bool:
+    """Whether a point differs from others in what no step takes longer by: its start or its optimizer."""
+    from mha_ablate.config.compose import key_of
+
+    return bool(words) and all(key_of(word).partition(".")[0] in ("init", "optim") for word in words)
 
 
 def _check_hydras(words: list[str], workers: int | None) -> None:

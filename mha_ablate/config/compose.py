@@ -156,13 +156,18 @@ def bare_value_quoted(override: str) -> str:
         return f"study.pick={value}"
     if plain_key == "study.arms" and not value.lstrip().startswith("{"):
         raise RequestError(f"{override}: arms are picked by a list, 'study.arms=[dense,none]'")
+    if plain_key == "study.factors":
+        return f"study.own_factors={_quoted_overrides(value)}"
+    if plain_key.startswith("study.factors."):
+        return f"++{plain_key}={_quoted_overrides(value)}"
     if plain_key == "study.points" and (words := _quoted_words(value)):
         return f"{key}={words}"
     if plain_key.startswith("study.arms."):
         if not value.startswith("["):
             raise RequestError(f"{override}: an arm is a list of overrides, '{key}=[fc_out=none]'")
         return f"++{plain_key}={_quoted_words(value) or value}"
-    if not equals or plain_key not in FREE_TEXT or value in ("", "null"):
+    free = plain_key in FREE_TEXT or plain_key.startswith("init.")
+    if not equals or not free or value in ("", "null"):
         return override
     if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
         return override
@@ -178,6 +183,16 @@ def _quoted_words(value: str) -> str | None:
     if not re.fullmatch(r"\[[^\[\]'\"]+\]", value):
         return None
     return f"[{','.join(QuotedString(v.strip(), Quote.single).with_quotes() for v in value[1:-1].split(','))}]"
+
+
+def _quoted_overrides(value: str) -> str:
+    """`{heads: [model.n_heads=4,model.n_heads=1]}` with every KEY=VALUE in quotes, as Hydra's grammar wants them."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    def quoted(found: re.Match[str]) -> str:
+        return QuotedString(found[0].strip(), Quote.single).with_quotes()
+
+    return value if re.search("['\"]", value) else re.sub(r"[^\s\[\]{},:][^\[\]{},:]*=[^\[\]{},]*", quoted, value)
 
 
 def literal(text: str) -> str:
@@ -304,7 +319,7 @@ def known_keys() -> list[str]:
                     keys += below(inner, f"{prefix}{field.name}.")
         return keys
 
-    return [k for k in below(RunConfig, "") if k != "study.pick"]
+    return [k for k in below(RunConfig, "") if k not in ("study.pick", "study.own_factors")]
 
 
 def explained(error: Exception) -> str:

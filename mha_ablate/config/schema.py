@@ -13,6 +13,7 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from mha_ablate.config.start_rule import GPT2, check_rule
 from mha_ablate.errors import nearest
 
 STAGES_OF_TUNING = ("grid", "shared", "tuned")  # folders below a point
@@ -22,9 +23,12 @@ WORDS = {
     "attention.qkv": ("fused", "split"),
     "attention.value": ("learned", "rotation_init", "identity"),
     "attention.scores": ("softmax", "shaped"),
+    "attention.divide_by": ("sqrt_head_dim", "sqrt_d_model", "one"),
     "model.block": ("pre", "post", "skipless", "parallel"),
     "model.norm": ("layernorm", "rmsnorm"),
     "model.positions": ("learned", "rope", "sinusoidal"),
+    "model.mlp": ("gelu", "relu"),
+    "model.dropout_at": ("branch", "norm"),
     "data.source": ("python_docs", "python_code", "text", "hub"),
     "data.split": ("auto", "own", "blocks", "tail"),
     "tokenizer.kind": ("char", "byte", "bpe"),
@@ -65,16 +69,50 @@ class AttentionConfig:
     qkv: str
     value: str
     scores: str
+    divide_by: str
+    bias: bool | None
     branch_scale: Any  # a number, "matched" or "learned"
 
     def __post_init__(self) -> None:
         one_of("attention.qkv", self.qkv)
         one_of("attention.value", self.value)
         one_of("attention.scores", self.scores)
+        one_of("attention.divide_by", self.divide_by)
         scale = self.branch_scale
         number = isinstance(scale, int | float) and not isinstance(scale, bool) and math.isfinite(scale)
         if not (scale in ("matched", "learned") or (number and scale > 0)):
             raise ValueError(f"attention.branch_scale={scale} is neither a number above 0 nor 'matched' nor 'learned'")
+
+
+@dataclass(frozen=True)
+class InitConfig:
+    """Where every tensor starts, as rules (`config.start_rule`): W_Q, W_K, W_V, W_O, the MLP's two, the tables, the biases."""
+
+    query: str
+    key: str
+    value: str
+    out: str
+    up: str
+    down: str
+    embedding: str
+    positions: str
+    output: str
+    attention_bias: str
+    out_bias: str
+    mlp_bias: str
+    output_bias: str
+
+    def __post_init__(self) -> None:
+        for name, rule in self.rules.items():
+            try:
+                check_rule(rule, layered=name in ("out", "up", "down"))
+            except ValueError as error:
+                raise ValueError(f"init.{name}={rule}: {error}") from error
+
+    @property
+    def rules(self) -> dict[str, str]:
+        """The rules by the tensor that they are for."""
+        return asdict(self)
 
 
 # Far above what this package is for, and low enough that a plan is made or refused at once.
@@ -96,9 +134,12 @@ class ModelConfig:
     block: str
     norm: str
     positions: str
+    mlp: str
     bias: bool
     dropout: float
+    dropout_at: str
     tied_embedding: bool
+    output_bias: bool
 
     def __post_init__(self) -> None:
         for key, most in LARGEST.items():
@@ -107,6 +148,10 @@ class ModelConfig:
         one_of("model.block", self.block)
         one_of("model.norm", self.norm)
         one_of("model.positions", self.positions)
+        one_of("model.mlp", self.mlp)
+        one_of("model.dropout_at", self.dropout_at)
+        if self.output_bias and self.tied_embedding:
+            raise ValueError("model.output_bias=true needs an output layer of its own: add model.tied_embedding=false")
         within("model.dropout", self.dropout, 0.0, 1.0)
         if self.head_dim is None and self.d_model % self.n_heads:
             raise ValueError(
@@ -261,6 +306,7 @@ class TuneConfig:
     rates: list[float]  # a log grid, the same for every arm
     seeds: list[int]  # other ones than the study's
     widen: int  # how often the grid may be widened where a best rate lies at its edge
+    shared: bool = True  # whether arms are compared at the shared rate as well; files from before say nothing of it
 
     def __post_init__(self) -> None:
         if len(self.rates) < 3 or any(not 0 < rate < math.inf for rate in self.rates):
@@ -274,6 +320,16 @@ class TuneConfig:
         at_least("study.tune.widen", self.widen, 0)
         at_most("study.tune.widen", self.widen, 10)
 
+
+# What was the one way before there was a setting for it.
+USUAL = (
+    ("attention", "value", "learned"),
+    ("attention", "scores", "softmax"),
+    ("attention", "divide_by", "sqrt_head_dim"),
+    ("model", "mlp", "gelu"),
+    ("model", "dropout_at", "branch"),
+    ("model", "output_bias", False),
+)
 
 EXPECTED = ("costs", "helps", "level", "no_worse", "no_better")
 
@@ -307,6 +363,8 @@ class StudyConfig:
     waterfall: dict[str, list[str]]  # step -> two arms: loss(first) - loss(second)
     copies: dict[str, list[str]]  # two arms that differ by chance alone, by what differs
     points: Any  # the study is run at each: overrides such as model.n_heads=4, or names with their overrides
+    factors: Any  # settings of two levels each, whose design gives the points: name -> [low, high]
+    own_factors: Any  # what `study.factors=...` on the command line says: names of these, or others in their place
     tune: TuneConfig | None
     claims: dict[str, ClaimConfig]  # what the study is to decide
 
@@ -334,7 +392,7 @@ class StudyConfig:
         _ = self.seed_list
         self._check_pairs("waterfall", self.waterfall)
         self._check_pairs("copies", self.copies)
-        if self.claims and not (self.points or self.tune):
+        if self.claims and not (self.has_points or self.tune):
             raise ValueError("study.claims are judged over several parts: give study.points or study.tune")
         for name, claim in self.claims.items():
             self._check_claim(name, claim)
@@ -385,8 +443,40 @@ class StudyConfig:
         return list(self.pick) if self.pick is not None else list(self.arms)
 
     @property
+    def has_points(self) -> bool:
+        """Whether it is run at several settings."""
+        return bool(self.points or self.factor_words)
+
+    @property
+    def factor_words(self) -> dict[str, tuple[list[str], list[str]]]:
+        """The overrides of both levels of every factor of a screen; empty for any other study. Else raises ValueError."""
+        given = self.factors or {}
+        if isinstance(self.own_factors, list):
+            for name in self.own_factors:
+                if name not in given:
+                    raise ValueError(
+                        f"study.factors: no factor '{name}'{nearest(str(name), list(given))}; there are "
+                        f"{', '.join(given) or 'none'}"
+                    )
+            given = {name: given[name] for name in self.own_factors}
+        elif self.own_factors is not None:
+            given = self.own_factors
+        if not isinstance(given, dict):
+            raise ValueError(f"study.factors={given} is no table: give {FACTORS_LIKE}")
+        return {str(name): _levels(str(name), levels) for name, levels in given.items()}
+
+    @property
     def point_words(self) -> dict[str, list[str]]:
-        """Overrides by the name of the point; an override alone is named by itself, n_heads=4. Else raises ValueError."""
+        """Overrides by the name of the point; an override alone is named by itself, n_heads=4. Else raises ValueError.
+
+        The points of a screen are those of its design, p01, p02 and so on.
+        """
+        if factors := self.factor_words:
+            if self.points:
+                raise ValueError("study.points and study.factors both say where a study is run: give one of them")
+            from mha_ablate.config.factorial import points_of
+
+            return points_of(factors)
         points = self.points or {}
         if isinstance(points, list) and all(isinstance(word, str) and "=" in word for word in points):
             points = {_last_of_key(word): [word] for word in points}
@@ -415,6 +505,7 @@ class RunConfig:
     """Everything that one training run depends on, and (for `compare`) the study around it."""
 
     fc_out: dict[str, Any]
+    init: InitConfig
     attention: AttentionConfig
     model: ModelConfig
     data: DataConfig
@@ -473,16 +564,35 @@ class RunConfig:
         whole["init_seed"], whole["data_seed"] = self.seeds
         whole["model"]["d_ff"], whole["model"]["head_dim"] = self.model.width_of_mlp, self.model.width_of_head
         whole["optim"]["min_lr"] = self.optim.final_lr
-        for key, usual in (
-            ("value", "learned"),
-            ("scores", "softmax"),
-        ):  # runs from before these settings stay the same
-            if whole["attention"][key] == usual:
-                del whole["attention"][key]
+        if whole["attention"]["bias"] is None:
+            whole["attention"]["bias"] = self.model.bias
+        for group, key, usual in USUAL:  # runs from before these settings stay the same
+            if whole[group][key] == usual:
+                del whole[group][key]
+        if whole["attention"].get("bias") == self.model.bias:
+            del whole["attention"]["bias"]
+        if self.init.rules == GPT2:
+            del whole["init"]
         scale = self.attention.branch_scale
         whole["attention"]["branch_scale"] = scale if isinstance(scale, str) else float(scale)
         whole["text"] = text
         return whole
+
+
+FACTORS_LIKE = "two levels each, such as 'study.factors={heads: [model.n_heads=4,model.n_heads=1]}'"
+
+
+def _levels(name: str, levels: Any) -> tuple[list[str], list[str]]:
+    """Both levels of a factor as lists of overrides. Raises ValueError."""
+    safe_name("a factor's name", name)
+    both = levels if isinstance(levels, list) else []
+    words = [[level] if isinstance(level, str) else level for level in both]
+    good = all(
+        isinstance(level, list) and level and all(isinstance(w, str) and "=" in w for w in level) for level in words
+    )
+    if len(words) != 2 or not good or words[0] == words[1]:
+        raise ValueError(f"study.factors.{name}={levels} has not two levels that differ: give {FACTORS_LIKE}")
+    return list(words[0]), list(words[1])
 
 
 def _last_of_key(override: str) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mha_ablate.model.cache import Past
 from mha_ablate.model.fc_out.base import FcOut
-from mha_ablate.model.init import Draw
+from mha_ablate.model.init import ROTATION, ZEROS, Draw, Starts
 from mha_ablate.model.layers import Linear, rotate
 
 QUERIES_AT_ONCE = 128  # of a tile of open attention: measured (docs/log.md)
@@ -36,6 +36,7 @@ class QKV(nn.Module):
         value_width: int,
         *,
         bias: bool,
+        starts: Starts,
         identity_values: bool = False,
         orthogonal_values: bool = False,
         zero_queries: bool = False,
@@ -48,10 +49,22 @@ class QKV(nn.Module):
             )
         self.n_heads, self.identity_values = n_heads, identity_values
         self.widths = (head_dim, head_dim, *(() if identity_values else (value_width,)))
-        self.map = self.make_map(d_model, bias, zero_queries, orthogonal_values)
+        n_in, copies = self.map_size(d_model)
+        outs = [copies * width for width in self.widths]
+        names = ("query", "key", "value")[: len(outs)]
+        start = {name: starts.of(name, n_in=n_in, n_out=n) for name, n in zip(names, outs, strict=True)}
+        start |= {"query": ZEROS} if zero_queries else {}
+        start |= {"value": ROTATION} if orthogonal_values and not identity_values else {}
+        self.map = Linear(
+            n_in,
+            sum(outs),
+            bias=bias,
+            start=list(zip(outs, start.values(), strict=True)),
+            bias_start=starts.of("attention_bias", n_in=n_in, n_out=sum(outs)),
+        )
 
-    def make_map(self, d_model: int, bias: bool, zero_queries: bool, orthogonal_values: bool) -> Linear:
-        """The learned map that gives `widths` channels a head."""
+    def map_size(self, d_model: int) -> tuple[int, int]:
+        """(Inputs of the learned map, how many heads it makes `widths` channels for)."""
         raise NotImplementedError
 
     def parts(self, x_BTC: Tensor) -> list[Tensor]:
@@ -79,16 +92,9 @@ class QKV(nn.Module):
 class FusedQKV(QKV):
     """Standard: one map `C -> H (D + D + V)` makes q, k and v of every head from the whole embedding."""
 
-    def make_map(self, d_model: int, bias: bool, zero_queries: bool, orthogonal_values: bool) -> Linear:
+    def map_size(self, d_model: int) -> tuple[int, int]:
         """`C -> H * sum(widths)`: all queries first, then all keys, then all values."""
-        n_q, n_v = self.n_heads * self.widths[0], self.n_heads * self.widths[-1]
-        return Linear(
-            d_model,
-            self.n_heads * sum(self.widths),
-            bias=bias,
-            zero_rows=n_q if zero_queries else 0,
-            orthogonal_rows=n_v if orthogonal_values else 0,
-        )
+        return d_model, self.n_heads
 
     def parts(self, x_BTC: Tensor) -> list[Tensor]:
         """Each a view of one piece of the product."""
@@ -103,20 +109,15 @@ class FusedQKV(QKV):
 
 
 class SplitQKV(QKV):
-    """The popular tutorial's: the embedding is cut into H slices, and one map `C/H -> D + D + V` serves them all.
+    """The embedding is cut into H slices, and one map `C/H -> D + D + V` serves them all.
 
-    Head h sees slice h alone, and its weights are those of every other head.
+    Head h sees slice h alone, and its weights are those of every other head. A popular tutorial cuts in this way; its other
+    choices are settings of their own (`attention=tutorial`, `model=tutorial`).
     """
 
-    def make_map(self, d_model: int, bias: bool, zero_queries: bool, orthogonal_values: bool) -> Linear:
+    def map_size(self, d_model: int) -> tuple[int, int]:
         """`C/H -> sum(widths)`."""
-        return Linear(
-            d_model // self.n_heads,
-            sum(self.widths),
-            bias=bias,
-            zero_rows=self.widths[0] if zero_queries else 0,
-            orthogonal_rows=self.widths[-1] if orthogonal_values else 0,
-        )
+        return d_model // self.n_heads, 1
 
     def parts(self, x_BTC: Tensor) -> list[Tensor]:
         """The same map on every slice."""
@@ -160,11 +161,11 @@ class Shaped(nn.Module):
 
 
 class Attention(nn.Module):
-    """branch_scale * fc_out(softmax(q k^T / sqrt(D), causal) v): `[B T C] -> [B T C]`.
+    """branch_scale * fc_out(softmax(q k^T / divisor, causal) v): `[B T C] -> [B T C]`.
 
     `fc_out` is injected; attention knows none of its variants. `explicit` computes the softmax in the open, which is
     faster than the fused kernel's backward on a CPU; otherwise torch's scaled_dot_product_attention runs. `shaped` changes
-    what the heads make of their values. A learned `branch_scale` starts at the number given.
+    what the heads make of their values. A learned `branch_scale` starts at the number given. `divisor`: sqrt(D) usually.
     """
 
     def __init__(
@@ -174,6 +175,7 @@ class Attention(nn.Module):
         *,
         context: int,
         dropout: float,
+        divisor: float,
         branch_scale: float,
         explicit: bool,
         learned_scale: bool = False,
@@ -181,7 +183,7 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         self.qkv, self.fc_out, self.shaped = qkv, fc_out, shaped
-        self.dropout, self.branch_scale, self.explicit = dropout, branch_scale, explicit
+        self.dropout, self.divisor, self.branch_scale, self.explicit = dropout, divisor, branch_scale, explicit
         self.scale = nn.Parameter(torch.empty(1)) if learned_scale else None
         ahead = torch.full((context, context), -math.inf).triu(1) if explicit else torch.empty(0)
         self.register_buffer("ahead_TS", ahead, persistent=False)
@@ -208,8 +210,8 @@ class Attention(nn.Module):
 
     def _explicit(self, q_BHTD: Tensor, k_BHSD: Tensor, v_BHSV: Tensor) -> Tensor:
         """A few windows at a time, whose scores stay in the cache."""
-        _, H, T, D = q_BHTD.shape
-        k_BHSD = k_BHSD * (1.0 / math.sqrt(D))
+        _, H, T, _ = q_BHTD.shape
+        k_BHSD = k_BHSD * (1.0 / self.divisor)
         windows = max(1, SCORES_AT_ONCE // (H * T * min(T, QUERIES_AT_ONCE)))
         parts = zip(q_BHTD.split(windows), k_BHSD.split(windows), v_BHSV.split(windows), strict=True)
         return _joined([self._tiles(q, k, v) for q, k, v in parts], dim=0)
@@ -231,7 +233,7 @@ class Attention(nn.Module):
         rate, T, S = self.dropout if self.training else 0.0, q_BHTD.shape[2], k_BHSD.shape[2]
         seen_TS = torch.ones(T, S, dtype=torch.bool, device=q_BHTD.device).tril(S - T) if 1 < T < S else None
         return F.scaled_dot_product_attention(
-            q_BHTD, k_BHSD, v_BHSV, attn_mask=seen_TS, dropout_p=rate, is_causal=T == S
+            q_BHTD, k_BHSD, v_BHSV, attn_mask=seen_TS, dropout_p=rate, is_causal=T == S, scale=1.0 / self.divisor
         )
 
 

@@ -9,32 +9,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mha_ablate.model.init import STD, Draw
+from mha_ablate.model.init import ZEROS, Distribution, Draw
 
 
 class Linear(nn.Module):
-    """y = x W^T (+ b). `x: [..., n_in] -> [..., n_out]`; W starts at N(0, std^2), b at 0.
+    """y = x W^T (+ b). `x: [..., n_in] -> [..., n_out]`; W and b start as their distributions say.
 
-    Of W the first `zero_rows` may start at 0, and the last `orthogonal_rows` as a random rotation that keeps the rms of x.
+    `start` may be a list of blocks of rows, `(rows, distribution)`: maps that are kept as one.
     """
 
     def __init__(
-        self, n_in: int, n_out: int, *, bias: bool, std: float = STD, zero_rows: int = 0, orthogonal_rows: int = 0
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        bias: bool,
+        start: Distribution | list[tuple[int, Distribution]],
+        bias_start: Distribution = ZEROS,
     ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_out, n_in))
         self.bias = nn.Parameter(torch.empty(n_out)) if bias else None
-        self.std, self.zero_rows, self.orthogonal_rows = std, zero_rows, orthogonal_rows
+        self.blocks = start if isinstance(start, list) else [(n_out, start)]
+        self.bias_start = bias_start
 
     def reset_parameters(self, draw: Draw) -> None:
-        """Draw the weight, zero the bias. A row that both have starts alike in two maps that differ in the others."""
-        draw.normal("weight", self.weight, self.std)
-        if self.zero_rows:
-            draw.constant(self.weight[: self.zero_rows], 0.0)
-        if self.orthogonal_rows:
-            draw.orthogonal("weight.orthogonal", self.weight[-self.orthogonal_rows :], 1.0)
+        """Draw weight and bias. A row that both have starts alike in two maps that differ in the others."""
+        draw.fill_rows("weight", self.weight, self.blocks)
         if self.bias is not None:
-            draw.constant(self.bias, 0.0)
+            draw.fill("bias", self.bias, self.bias_start)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the map to the last axis."""
@@ -81,29 +84,32 @@ def norm(kind: str, width: int, *, bias: bool) -> nn.Module:
     return LayerNorm(width, bias=bias) if kind == "layernorm" else RMSNorm(width)
 
 
-class MLP(nn.Module):
-    """W_2 gelu(W_1 x): `[B T C] -> [B T C]` through d_ff channels; W_2 starts small, as the end of a branch."""
+ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu}  # the exact GELU
 
-    def __init__(self, d_model: int, d_ff: int, *, bias: bool, out_std: float) -> None:
+
+class MLP(nn.Module):
+    """W_2 act(W_1 x): `[B T C] -> [B T C]` through d_ff channels, W_1 being `up` and W_2 `down`."""
+
+    def __init__(self, up: Linear, down: Linear, *, kind: str) -> None:
         super().__init__()
-        self.up = Linear(d_model, d_ff, bias=bias)
-        self.down = Linear(d_ff, d_model, bias=bias, std=out_std)
+        self.up, self.down, self.kind = up, down, kind
 
     def forward(self, x_BTC: Tensor) -> Tensor:
-        """Apply both maps with the exact GELU between them."""
-        return self.down(F.gelu(self.up(x_BTC)))
+        """Apply both maps with the activation between them."""
+        return self.down(ACTIVATIONS[self.kind](self.up(x_BTC)))
 
 
 class Embedding(nn.Module):
-    """One learned vector per id: `[...] -> [..., width]`, N(0, 0.02^2) at the start."""
+    """One learned vector per id: `[...] -> [..., width]`."""
 
-    def __init__(self, n: int, width: int) -> None:
+    def __init__(self, n: int, width: int, *, start: Distribution) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n, width))
+        self.start = start
 
     def reset_parameters(self, draw: Draw) -> None:
         """Draw the table."""
-        draw.normal("weight", self.weight, STD)
+        draw.fill("weight", self.weight, self.start)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Look the vectors up."""

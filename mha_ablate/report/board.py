@@ -13,8 +13,11 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from mha_ablate.errors import RequestError
+from mha_ablate.report.family import whole_above
 from mha_ablate.report.means import mean_folders, mean_points
-from mha_ablate.run.events import DELTA, FILES, rebuild, rebuild_mean
+from mha_ablate.report.screen import levels_in_words
+from mha_ablate.run.events import DELTA, FILES, HPARAMS, rebuild, rebuild_mean
+from mha_ablate.run.folder import StudyFolder
 from mha_ablate.study.collect import Run, Study
 
 Curves = dict[int, dict[int, float]]  # validation loss by seed and step
@@ -32,24 +35,28 @@ def rebuild_events(
     have not changed.
     """
     base = {run.seed: run.curve for run in study.of(baseline)}
+    factors = _factors(study.folder.path)
     digests = {run.folder.path: run.folder.digest() for run in study.runs}
     for run in study.runs:
         if run.state != "running" and (settled is None or (run.arm, run.seed) in settled):
             cost, digest = costs.get(run.arm, {}), digests[run.folder.path]
-            _rebuild_run(run, base.get(run.seed, {}), cost, digest, watched=settled is not None)
+            _rebuild_run(run, base.get(run.seed, {}), cost, digest, factors, watched=settled is not None)
     for arm, folder in mean_folders(study).items():
         against = None if arm == baseline else base
         about = [[r.arm, r.seed, r.state, digests[r.folder.path]] for a in (arm, baseline) for r in study.of(a)]
-        _rebuild_mean(folder, study.of(arm), against, costs.get(arm, {}), about, watched=settled is not None)
+        cost = costs.get(arm, {})
+        _rebuild_mean(folder, study.of(arm), against, cost, about, factors, watched=settled is not None)
 
 
-def _rebuild_run(run: Run, against: dict[int, float], cost: dict[str, Any], digest: str, *, watched: bool) -> None:
+def _rebuild_run(
+    run: Run, against: dict[int, float], cost: dict[str, Any], digest: str, factors: dict[str, str], *, watched: bool
+) -> None:
     rebuild(
         run.folder.path,
         partial(_lines, run),
         lines_digest=digest,
-        hparams=_hparams(run, str(run.seed)),
-        session=f"{run.arm}/seed={run.seed}",
+        hparams=_hparams(run, str(run.seed), factors),
+        session=f"{_place(run)}{run.arm}/seed={run.seed}",
         results=_results([run], cost),
         deltas={step: loss - against[step] for step, loss in run.curve.items() if step in against},
         ok=run.state == "ok",
@@ -59,7 +66,14 @@ def _rebuild_run(run: Run, against: dict[int, float], cost: dict[str, Any], dige
 
 
 def _rebuild_mean(
-    folder: Path, runs: list[Run], against: Curves | None, cost: dict[str, Any], digests: list[Any], *, watched: bool
+    folder: Path,
+    runs: list[Run],
+    against: Curves | None,
+    cost: dict[str, Any],
+    digests: list[Any],
+    factors: dict[str, str],
+    *,
+    watched: bool,
 ) -> None:
     """Of an arm's runs. Its row in the table is open while one of them runs, and a success if all of them are."""
     running = any(run.state == "running" for run in runs)
@@ -68,8 +82,8 @@ def _rebuild_mean(
         folder,
         partial(mean_points, runs, against),
         digests=digests,
-        hparams=_hparams(runs[0], "mean"),
-        session=f"{runs[0].arm}/mean",
+        hparams=_hparams(runs[0], "mean", factors),
+        session=f"{_place(runs[0])}{runs[0].arm}/mean",
         results=_results(runs, cost),
         ok=None if running else all(run.state == "ok" for run in runs),
         times=(min(started), max(ended)),
@@ -87,13 +101,30 @@ def _lines(run: Run) -> list[dict[str, Any]]:
     return sorted([*run.evaluations, *run.folder.lines(without="loss/val")], key=lambda line: line["step"])
 
 
-def _hparams(run: Run, seed: str) -> dict[str, Any]:
+def _place(run: Run) -> str:
+    """The part of its study that a run belongs to: without it, the table would take runs of two parts for one."""
+    above = run.folder.path.resolve().parent.parent
+    whole = whole_above(above)
+    return f"{above.relative_to(whole).as_posix()}/" if whole else ""
+
+
+def _factors(folder: Path) -> dict[str, str]:
+    """Of a point of a screen: the level of every factor, as its words have it."""
+    if (whole := whole_above(folder)) is None:
+        return {}
+    held = StudyFolder(whole).parts() or {}
+    words = held.get("points", {}).get(folder.resolve().relative_to(whole).parts[0], [])
+    return levels_in_words(words, held.get("factors", {})) if words else {}
+
+
+def _hparams(run: Run, seed: str, factors: dict[str, str]) -> dict[str, Any]:
     return {
         "arm": run.arm,
         "fc_out": run.about.get("choices", {}).get("fc_out", ""),
         "seed": seed,
         "n_heads": str((run.config.get("model") or {}).get("n_heads", "")),
         "lr": float((run.config.get("optim") or {}).get("lr", 0.0)),
+        **{name: value for name, value in factors.items() if name not in HPARAMS},
     }
 
 

@@ -26,6 +26,7 @@ def remarks(card: dict[str, Any]) -> list[str]:
         "a look": card["look"],
         "open at own best rates": card["shared_only"],
         "so far": card["so_far"],
+        "turns with the start": card.get("turns", False),
     }
     return [word for word, holds in known.items() if holds]
 
@@ -77,8 +78,15 @@ def facts(card: dict[str, Any]) -> list[tuple[str, str]]:
         ("Algebra", card["algebra"]),
         ("Tested by", f"{arms}{over}"),
         ("Evidence", standing(card)),
+        *([("By start", _starts(card))] if card.get("turns") else []),
         ("Change", card["change"]),
     ]
+
+
+def _starts(card: dict[str, Any]) -> str:
+    """The verdict under each init, where it turns with it."""
+    told = ", ".join(f"{verdict} under {word}" for word, verdict in card["starts"].items())
+    return f"the verdict turns with the start of the weights: {told}"
 
 
 def cards_html(cards: list[dict[str, Any]]) -> str:

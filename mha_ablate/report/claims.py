@@ -19,8 +19,8 @@ def cards(
 ) -> list[dict[str, Any]]:
     """One card a claim, with its `evidence` (rows as in `report.evidence`) and `open`, how many of them decide nothing.
 
-    `{claim, says, algebra, arms, words, change, verdict, only_if, rest_open, look, shared_only, so_far, open, evidence}`.
-    `rest_open`: it is supported under a condition, and nothing speaks against it elsewhere either. `shared_only`: each arm's
+    `{claim, says, algebra, arms, words, change, verdict, only_if, rest_open, look, shared_only, so_far, open, starts, turns, evidence}`.
+    `rest_open`: it is supported under a condition, and nothing speaks against it elsewhere either. `starts`: the verdict under each init alone; `turns`: these differ. `shared_only`: each arm's
     own best rate leaves open what the shared rate decides. `so_far`: it rests on runs, and the study is not `complete`.
     """
     return [
@@ -45,6 +45,7 @@ def _card(
         *refusal_rows(claim["refused"], whole, parts),
     ]
     verdict, only_if = weighed(rows)
+    by_start = _by_start(rows, whole.get("points", {}))
     arms = list(dict.fromkeys([*claim["costs"], *expects, *claim["rates"], *claim["refused"]]))
     return {
         "claim": name,
@@ -57,8 +58,23 @@ def _card(
         "look": verdict != UNDECIDED and any(row["look"] for row in rows if row["agrees"] is not None),
         "shared_only": verdict != UNDECIDED and _shared_only(rows),
         "open": sum(row["agrees"] is None for row in rows),
+        "starts": by_start,
+        "turns": len({verdict for verdict in by_start.values() if verdict != UNDECIDED}) > 1,
         "evidence": rows,
     }
+
+
+def _by_start(rows: list[Row], points: dict[str, list[str]]) -> dict[str, str]:
+    """The verdict of the rows under each init alone, by the words that choose it; empty where all points have one.
+
+    `the study's own` are points that name none.
+    """
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["point"] in points:
+            word = next((word for word in points[row["point"]] if word.startswith("init=")), "the study's own")
+            found.setdefault(word, []).append(row)
+    return {word: weighed(of_start)[0] for word, of_start in found.items()} if len(found) > 1 else {}
 
 
 def _shared_only(rows: list[Row]) -> bool:

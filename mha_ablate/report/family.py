@@ -9,6 +9,7 @@ from mha_ablate.config.schema import STAGES_OF_TUNING
 from mha_ablate.run.folder import StudyFolder
 from mha_ablate.stats.paired import paired
 from mha_ablate.stats.verdict import decide
+from mha_ablate.study.parts import stages_held
 
 _, SHARED, TUNED = STAGES_OF_TUNING
 STAGES = {SHARED: "shared rate", TUNED: "own best rate", "": ""}
@@ -41,7 +42,7 @@ def parts_of(name: str, parts: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def absent_of(name: str, whole: dict[str, Any], parts: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """(point, stage) of the parts that a study has and that have no run yet."""
     there = {(part["point"], part["stage"]) for part in parts}
-    stages = (SHARED, TUNED) if whole.get("tune") else ("",)
+    stages = stages_held(whole)
     wanted = [(point, stage) for stage in stages for point in whole["points"] or [""]]
     places = [("/".join(filter(None, (name, point))), stage) for point, stage in wanted if point or stage]
     return [place for place in places if place not in there]

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mha_ablate.config.start_rule import gain_of_out
 from mha_ablate.cost.freedom import freedom_lost
 from mha_ablate.errors import RequestError
 from mha_ablate.report.assemble import assemble, changed_since, commits, unfit
 from mha_ablate.report.claims import cards
 from mha_ablate.report.family import STAGES, absent_of, decide_together, parts_of, wholes
+from mha_ablate.report.generalise import generalises, over_points_of
 from mha_ablate.report.joint_page import joint_page
 from mha_ablate.report.joint_plots import joint_figures
 from mha_ablate.report.plots import as_png, as_svg
+from mha_ablate.report.screen import screen_of
 from mha_ablate.report.sentence import counted
+from mha_ablate.report.starts import ordering, starts_of
 from mha_ablate.report.tables import latex_table, markdown_table, parts_csv, regenerating
 from mha_ablate.run.folder import StudyFolder, write_atomic
 from mha_ablate.study.collect import Study, collect
@@ -66,7 +71,9 @@ def _tables(report: dict[str, Any]) -> list[tuple[tuple[str, ...], list[tuple[st
 
 
 def joint_report(path: Path, *, margin: float | None = None) -> dict[str, Any]:
-    """`{study, name, one_study, parts, tunings, notes, sentence}`: each part with its arms and their deltas to its own baseline.
+    """`{study, name, one_study, parts, tunings, over_points, screen, claims, notes, sentence}`.
+
+    Each part has its arms and their deltas to its own baseline.
 
     Where the parts are those of one study, verdicts are over all its contrasts; studies that happen to lie together keep their own.
     """
@@ -106,7 +113,12 @@ def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> 
     late = [f"not run yet: {', '.join('/'.join(filter(None, place)) for place in absent)}"] if absent else []
     grids = [note for f, study in studies.items() if _stage(f) == GRID for note in _grid_notes(path, study)]
     report["notes"] = [*late, *_changed_notes(whole, parts), *grids, *_notes(report)]
-    report["sentence"] = _sentence(report)
+    report["starts"] = starts_of(report)
+    report["over_points"] = over_points_of(parts) if whole else {}
+    report["screen"] = screen_of(whole, parts, _seconds(studies))
+    report["sentence"] = " ".join(
+        filter(None, (_answer(report), ordering(report, _removal(report)), generalises(report, _removal(report))))
+    )
     complete = not absent and not any(arm["missing"] for part in parts for arm in part["arms"])
     report["claims"] = cards(whole, parts, tunings, complete=complete) if whole else []
     return report
@@ -119,7 +131,7 @@ def _order(families: dict[str, dict[str, Any]], part: dict[str, Any]) -> tuple[A
     """
     study = next((name for name in families if name and part["folder"].startswith(f"{name}/")), "")
     points = list(families.get(study, {}).get("points", {}))
-    unlike = len({point.rpartition("=")[0] for point in points}) > 1
+    unlike = len({point.rpartition("=")[0] for point in points}) > 1 or any(_number(point) is None for point in points)
     written = next((n for n, point in enumerate(points) if unlike and _is(study, point, part)), 0)
     return study, list(STAGES).index(part["stage"]), written, part["x"] is None, part["x"] or 0, part["point"]
 
@@ -174,6 +186,7 @@ def _part(root: Path, study: Study, margin: float | None) -> dict[str, Any]:
         **{key: report[key] for key in ("baseline", "margin", "kind", "plan_hash", "arms", "waterfall", "sentence")},
         "unfit": {a["arm"]: why for a in report["arms"][1:] if (why := unfit(study, a["arm"], base))},
         "freedom_lost": _freedom(study, base),
+        "start_gain": _start_gain(study, base),
         "setting": report["setting"],
         "commits": commits(study),
         "notes": report["notes"],
@@ -214,6 +227,17 @@ def _freedom(study: Study, base: str) -> float | None:
     if not (d and heads and layers and usual):
         return None
     return layers * freedom_lost(d, heads, split=attention.get("qkv") == "split")
+
+
+def _start_gain(study: Study, base: str) -> float | None:
+    """The gain with which the baseline's W_O starts, by its init's rule and its sizes; None where they do not say."""
+    config = next((run.config for run in study.of(base) if run.config), {})
+    rules, model = config.get("init") or {}, config.get("model") or {}
+    try:
+        D = model["head_dim"] or model["d_model"] // model["n_heads"]
+        return gain_of_out(rules, {**model, "head_dim": D, "d_ff": model["d_ff"] or 4 * model["d_model"]})
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return None
 
 
 def _axis(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -321,6 +345,28 @@ def _sentence(report: dict[str, Any]) -> str:
         return "No part has an arm to compare with its baseline."
     over = (f"{min(seeds)} to " if len(seeds) > 1 else "") + counted(max(seeds), "paired seed")
     return f"What {' or '.join(sorted(arms))} costs in nats per token over {over}, {'; '.join(clauses)}."
+
+
+def _answer(report: dict[str, Any]) -> str:
+    """Of a screen what turns the difference, of any other study what removal costs at every point."""
+    return report["screen"]["sentence"] if report["screen"] else _sentence(report)
+
+
+def _removal(report: dict[str, Any]) -> str | None:
+    """The arm that most parts have as their removal."""
+    names = [main["arm"] for part in report["parts"] if (main := _main(part))]
+    return max(names, key=names.count, default=None)
+
+
+def _seconds(studies: dict[Path, Study]) -> float | None:
+    """What a run took, as a median over all that ended."""
+    taken = [
+        float(run.about["ended"]) - float(run.about["started"])
+        for study in studies.values()
+        for run in study.runs
+        if run.state == "ok" and "ended" in run.about and "started" in run.about
+    ]
+    return statistics.median(taken) if taken else None
 
 
 def _named(part: dict[str, Any], arms: set[str]) -> str:

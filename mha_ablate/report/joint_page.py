@@ -13,6 +13,64 @@ APART = (
 )
 
 
+OVER = ("arm", "points", "mean, 95% CI", "sd between settings", "a new setting, 95%", "holds in simulation")
+
+
+def _over_points(report: dict[str, Any]) -> str:
+    """How far the answer generalises, arm by arm."""
+    if not report["over_points"]:
+        return ""
+    return f"""<h2>Over settings</h2><div class="scroll">{table(OVER, over_rows(report))}</div>
+<p class="quiet">Nats per token. Mean over the points and its 95% interval (Paule and Mandel; Hartung and Knapp), the standard
+deviation between settings beyond chance, and where a setting that was not tried may lie, if it is one of their kind. The last
+column is how often such an interval holds in simulations with this many points and seeds; below five points there is none.</p>"""
+
+
+def over_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """One row of text an arm, in the order of `OVER`."""
+
+    def ends(pair: list[float] | None) -> str:
+        return f"{pair[0]:+.3f} to {pair[1]:+.3f}" if pair else "-"
+
+    return [
+        (
+            arm,
+            str(one["points"]),
+            f"{one['mean']:+.4f} ({ends(one['ci95'])})",
+            f"{one['between_sd']:.4f}",
+            ends(one["prediction95"]),
+            f"{one['coverage']:.0%}" if one["coverage"] is not None else "-",
+        )
+        for arm, one in report["over_points"].items()
+    ]
+
+
+def _starts(report: dict[str, Any]) -> str:
+    """Every start beside how much louder the branch becomes under it."""
+    from mha_ablate.report.starts import COLUMNS, rows
+
+    if not report["starts"]:
+        return ""
+    return f"""<h2>By how W_O starts</h2><div class="scroll words">{table(COLUMNS, rows(report))}</div>
+<p class="quiet">Gain of W_O: rms of what it gives over rms of what it takes, as it starts in the first block. Louder without: how
+much louder the branch starts once W_O is gone.</p>"""
+
+
+def _screen(report: dict[str, Any]) -> str:
+    """The table of a screen's factors and what stands below it."""
+    from mha_ablate.report.screen import columns, lines, rows
+
+    screen = report["screen"]
+    if not screen:
+        return ""
+    told = "".join(f"<li>{escape(line)}</li>" for line in lines(screen))
+    effects = table(columns(screen)[:-1], [row[:-1] for row in rows(screen)])
+    return f"""<h2>What it hinges on</h2><div class="scroll">{effects}</div>
+<p class="quiet">How much the difference between an arm and {escape(screen["baseline"])} changes, in nats per token, when one
+setting goes from its first level to its second, averaged over the others; ± is half the 95% interval, from the seeds within points.
+* is below 5% after Holm's correction over the factors of that arm.</p><ul>{told}</ul>"""
+
+
 def joint_page(report: dict[str, Any], figures: list[str], command: str) -> str:
     """The page as HTML. `figures` are SVG texts, `command` what regenerates it. Every text is escaped."""
     from mha_ablate.report.joint import COLUMNS, TUNING_COLUMNS, fall_rows, rows, tuning_rows, why_undecided
@@ -34,6 +92,7 @@ def joint_page(report: dict[str, Any], figures: list[str], command: str) -> str:
         report["name"],
         f"""<p class="answer">{escape(report["sentence"])}</p>
 {standing(report) if report["one_study"] else ""}
+{_screen(report)}
 {cards_html(report["claims"])}
 {notes(report["notes"])}
 <div class="figures">{"".join(shown(svg, wide=True) for svg in figures)}</div>
@@ -42,7 +101,9 @@ def joint_page(report: dict[str, Any], figures: list[str], command: str) -> str:
 <p class="quiet">Delta: arm minus the baseline of its own point at the same seed, with its 95% t interval; positive means
 worse. Verdicts are corrected (Holm) for {family}. Freedom lost: the degrees of freedom of
 the OV maps that go with the projection, by algebra. {escape(why_undecided(report))}</p>
+{_starts(report)}
 {apart}
+{_over_points(report)}
 {tuned}
 <h2>The studies</h2>
 <ul>{links}</ul>

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from mha_ablate.report.plots import BAND, GREY, GRID, PALETTE, STYLE
+from mha_ablate.stats.sample import t_interval
+from mha_ablate.stats.verdict import ALPHA
 from mha_ablate.study.parts import SHARED, TUNED
 
 if TYPE_CHECKING:
@@ -19,7 +23,12 @@ TITLES = {"": "Delta to the baseline", SHARED: "At the shared learning rate", TU
 
 def joint_figures(report: dict[str, Any]) -> dict[str, Figure]:
     """Figures by file name."""
-    figures = {"deltas": deltas_figure(report)}
+    figures = {"screen": screen_figure(report)} if report.get("screen") else {}
+    if report.get("starts"):
+        figures["starts"] = starts_figure(report)
+    figures["deltas"] = deltas_figure(report)
+    if report["axis"]["numeric"]:
+        figures["losses"] = losses_figure(report)
     if any(map(_has_rates, report["tunings"])):
         figures["rates"] = rates_figure(report)
     if any(part["waterfall"] for part in report["parts"]):
@@ -50,6 +59,131 @@ def deltas_figure(report: dict[str, Any]) -> Figure:
         grid[0][0].set_ylabel("nats per token (above 0: worse)")
         _legend(figure, grid[0])
     return figure
+
+
+def screen_figure(report: dict[str, Any]) -> Figure:
+    """A panel an arm: the effect of every factor with its 95% interval, the strongest of the first arm on top (a Pareto chart)."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from mha_ablate.report.screen import ranked, short_levels
+
+    screen = report["screen"]
+    order = ranked(screen)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 1.3 + 0.34 * max(3, len(order))), layout="constrained")
+        panels = figure.subplots(1, max(1, len(screen["arms"])), squeeze=False, sharey=True, sharex=True)[0]
+        for axes, arm in zip(panels, screen["arms"], strict=False):
+            _effects(axes, {row["factor"]: row for row in ranked(screen, arm)}, [row["factor"] for row in order])
+            axes.set_title(arm)
+        names = [f"{row['factor']}: {' to '.join(short_levels(row['levels']))}" for row in order]
+        panels[0].set_yticks(range(len(order)), names)
+        panels[0].invert_yaxis()
+        figure.supxlabel(
+            "change of the difference to the baseline, nats per token (filled: found after Holm's correction)", size=10
+        )
+    return figure
+
+
+def _effects(axes: Axes, rows: dict[str, dict[str, Any]], order: list[str]) -> None:
+    for place, name in enumerate(order):
+        if (row := rows.get(name)) is None:
+            continue
+        colour = PALETTE[1] if row["effect"] > 0 else PALETTE[0]
+        found = row["p_holm"] is not None and row["p_holm"] < ALPHA
+        axes.barh(place, row["effect"], height=0.7, color=colour, alpha=0.8 if found else 0.25)
+        if row["ci95"]:
+            axes.plot(row["ci95"], (place, place), color=colour, lw=2, solid_capstyle="butt")
+    axes.axvline(0, color=GREY, lw=1)
+    axes.grid(axis="x", color=GRID, lw=0.6)
+
+
+def starts_figure(report: dict[str, Any]) -> Figure:
+    """Delta with its 95% interval against how much louder the branch starts without W_O, a panel an arm; starts by name."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    starts, colours = report["starts"], arm_colours(report)
+    parts = [
+        p
+        for p in report["parts"]
+        if p["stage"] == starts["stage"] and starts["points"].get(p["point"], {}).get("louder")
+    ]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
+        panels = figure.subplots(1, max(1, len(colours)), squeeze=False, sharey=True)[0]
+        for axes, (arm, colour) in zip(panels, colours.items(), strict=False):
+            _against_loudness(axes, parts, starts, arm, colour)
+            rho = starts["order"].get(arm)
+            axes.set_title(arm + ("" if rho is None else f"  (rank correlation {rho:+.2f})"))
+        panels[0].set_ylabel("delta to dense, nats per token (above 0: worse)")
+        figure.supxlabel("how much louder the branch starts without W_O: 1 / gain of W_O", size=10)
+    return figure
+
+
+def _against_loudness(axes: Axes, parts: list[dict[str, Any]], starts: dict[str, Any], arm: str, colour: str) -> None:
+    axes.axhspan(-parts[0]["margin"], parts[0]["margin"], color=BAND, lw=0, zorder=0)
+    axes.axhline(0, color=GREY, lw=1, zorder=1)
+    for number, part in enumerate(sorted(parts, key=lambda part: part["start_gain"])):
+        found = next((a["delta"] for a in part["arms"][1:] if a["arm"] == arm and a["delta"]), None)
+        if not found:
+            continue
+        x = starts["points"][part["point"]]["louder"] * 1.035 ** (
+            number % 3 - 1
+        )  # starts of one gain stand beside each other
+        axes.plot(x, found["mean"], "o", color=colour, ms=5)
+        if found["ci95"]:
+            axes.plot((x, x), found["ci95"], color=colour, lw=1.5, solid_capstyle="butt")
+        above = found["ci95"][1] if found["ci95"] else found["mean"]
+        axes.annotate(
+            part["point"], (x, above), (0, 3), textcoords="offset points", size=7, rotation=90, ha="center", va="bottom"
+        )
+    axes.set_xscale("log")
+    axes.set_xticks((1, 2, 5, 10), ("1", "2", "5", "10"))
+    axes.minorticks_off()
+    axes.margins(x=0.12, y=0.18)
+    axes.grid(axis="y", color=GRID, lw=0.6)
+
+
+def losses_figure(report: dict[str, Any]) -> Figure:
+    """Every arm's own loss with its 95% interval over seeds, against the swept quantity, by stage: curves that may coincide."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    stages = list(dict.fromkeys(part["stage"] for part in report["parts"]))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.9), layout="constrained")
+        grid = figure.subplots(1, len(stages), squeeze=False, sharey=True)[0]
+        for axes, stage in zip(grid, stages, strict=True):
+            _losses(axes, [part for part in report["parts"] if part["stage"] == stage], report)
+            axes.set_title("Loss" + (f": {TITLES[stage][0].lower()}{TITLES[stage][1:]}" if stage else " of every arm"))
+            _x_axis(axes, report)
+        grid[0].set_ylabel("validation loss, nats per token")
+        _legend(figure, grid)
+    return figure
+
+
+def _losses(axes: Axes, parts: list[dict[str, Any]], report: dict[str, Any]) -> None:
+    colours = {report["parts"][0]["baseline"]: GREY} | arm_colours(report)
+    for number, (arm, colour) in enumerate(colours.items()):
+        found = [
+            (
+                place + 0.05 * (number - (len(colours) - 1) / 2),
+                [v for v in one["val_loss"]["values"].values() if v is not None],
+            )
+            for place, part in zip(_places(parts, report), parts, strict=True)
+            for one in part["arms"]
+            if one["arm"] == arm and one["val_loss"]["mean"] is not None
+        ]
+        if not found:
+            continue
+        xs, values = zip(*found, strict=True)
+        axes.plot(xs, [sum(v) / len(v) for v in values], "o-", color=colour, lw=1.2, ms=5, label=arm)
+        for x, seeds in found:
+            if len(seeds) > 1:
+                low, high = t_interval(np.array(seeds), 0.95)
+                axes.plot((x, x), (float(low), float(high)), color=colour, lw=2, solid_capstyle="butt")
+    axes.grid(axis="y", color=GRID, lw=0.6)
 
 
 def _places(parts: list[dict[str, Any]], report: dict[str, Any]) -> list[float]:

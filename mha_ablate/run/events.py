@@ -29,7 +29,7 @@ DELTA = "cost/delta_val_loss"
 LOSS = "loss/val"
 BANDS = {DELTA: "zz_band/delta", LOSS: "zz_band/loss"}  # of a mean: its 95% interval is in tags that begin so
 SEEDS = "zz_band/seeds"  # how many a mean is over
-HPARAMS = ("arm", "fc_out", "seed", "n_heads", "lr")
+HPARAMS = ("arm", "fc_out", "seed", "n_heads", "lr")  # of every run; those of a screen have its factors too
 RESULTS = {
     "result/val_loss": "validation loss",
     DELTA: "delta to baseline",
@@ -79,12 +79,8 @@ class EventWriter:
         """Open the run's row in the hparams table. Every run carries the same description of the table."""
         from tensorboard.plugins.hparams import summary_v2
 
-        self._add(_experiment(), 0, started)
-        self._add(
-            summary_v2.hparams_pb({k: values[k] for k in HPARAMS}, trial_id=session, start_time_secs=started),
-            0,
-            started,
-        )
+        self._add(_experiment(tuple(values)), 0, started)
+        self._add(summary_v2.hparams_pb(values, trial_id=session, start_time_secs=started), 0, started)
 
     def end(self, ok: bool, ended: float) -> None:
         """Close the run's row as a success or a failure."""
@@ -161,13 +157,13 @@ class EventFile(EventWriter):
         scratch.replace(self.folder / f"events.out.tfevents.{time.time():020.9f}.{mark}.{len(content)}")
 
 
-@lru_cache(maxsize=1)
-def _experiment() -> Any:
+@lru_cache(maxsize=8)
+def _experiment(names: tuple[str, ...]) -> Any:
     """The description of the hparams table: arm first, then what else differs, then the results."""
     from tensorboard.plugins.hparams import metadata, plugin_data_pb2, summary_v2
 
     described = summary_v2.hparams_config_pb(
-        hparams=[summary_v2.HParam(name) for name in HPARAMS],
+        hparams=[summary_v2.HParam(name) for name in names],
         metrics=[summary_v2.Metric(tag, display_name=name) for tag, name in RESULTS.items()],
         time_created_secs=0.0,
     )
@@ -221,7 +217,7 @@ def rebuild(
     A file that was made from just these is left as it is, and `lines` is not called; returns whether one was made. `watched`
     while the study goes on: then the file before stays too.
     """
-    about = [lines_digest, {k: hparams[k] for k in HPARAMS}, session, results, list(deltas.items()), ok, times]
+    about = [lines_digest, hparams, session, results, list(deltas.items()), ok, times]
 
     def fill(file: EventFile) -> None:
         file.hparams(hparams, session, times[0])
@@ -254,7 +250,7 @@ def rebuild_mean(
 
     `digests` tells all that the points are made from. `ok` is None while a seed runs. Otherwise as `rebuild`.
     """
-    about = ["mean", digests, {k: hparams[k] for k in HPARAMS}, session, results, ok, times]
+    about = ["mean", digests, hparams, session, results, ok, times]
 
     def fill(file: EventFile) -> None:
         file.hparams(hparams, session, times[0])

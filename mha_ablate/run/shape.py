@@ -18,7 +18,7 @@ DEEPEST = 16
 MOST_VALUES = 200_000  # in one file: aliases of YAML can stand for more than memory holds
 TEXT_KEYS = ("name", "tokenizer", "split", "sha256")
 NUMBERS_OF_CONFIG = (("optim", "lr"), ("optim", "warmup_steps"), ("trainer", "steps"), ("trainer", "batch_size"))
-GROUPS = ("model", "attention", "tokenizer", "data", "optim", "trainer")  # of config.yaml, that a report shows
+GROUPS = ("model", "init", "attention", "tokenizer", "data", "optim", "trainer")  # of config.yaml, that a report shows
 # What moves a terminal's cursor, turns text round, or may stand in no XML and no UTF-8.
 UNSEEMLY = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 CELL = re.compile(r".+/seed=[0-9]{1,10}", flags=re.DOTALL)
@@ -165,6 +165,9 @@ def parts_of(value: Any) -> dict[str, Any]:
     for key in ("earlier", "request"):
         _require(parts, _is_list_of(parts.get(key, []), str), f"{key} is no list of texts")
     _require_power(_dict_of(parts.get("power") or {}, "power"))
+    for levels in _dict_of(parts.get("factors", {}), "factors").values():
+        good = type(levels) is list and len(levels) == 2 and all(_is_list_of(words, str) for words in levels)
+        _require(parts, good, "a factor has not two levels")
     for claim in _dict_of(parts.get("claims", {}), "claims").values():
         told = _dict_of(claim, "a claim")
         _require(parts, all(_is_word(told.get(key)) for key in ("says", "algebra", "change")), "a claim says nothing")

@@ -15,7 +15,7 @@ from mha_ablate.stats import power as of_t
 from mha_ablate.stats.paired import paired
 from mha_ablate.stats.verdict import ALPHA, ENOUGH_SEEDS
 from mha_ablate.study.collect import Run, Study, collect
-from mha_ablate.study.parts import SHARED, TUNED
+from mha_ablate.study.parts import stages_held
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def pilot_of(path: Path) -> Pilot:
     if whole is None:
         study = collect(path)
         return Pilot(path, list(study.plan.get("request", [])) if study.plan else None, {"": [study]})
-    stages = (SHARED, TUNED) if whole.get("tune") else ("",)
+    stages = stages_held(whole)
     places = {point: [path / point / stage for stage in stages] for point in whole["points"] or [""]}
     parts = {
         point: [collect(there) for there in folders if any(there.rglob("run.json"))]

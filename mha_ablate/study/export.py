@@ -21,10 +21,13 @@ GPT2 = (
     ("attention.qkv", "fused"),
     ("attention.value", "learned", "rotation_init"),
     ("attention.scores", "softmax"),
+    ("attention.divide_by", "sqrt_head_dim"),
     ("model.block", "pre"),
     ("model.norm", "layernorm"),
     ("model.positions", "learned"),
+    ("model.output_bias", False),
 )
+ACTIVATIONS = {"gelu": "the exact GELU", "relu": "ReLU"}  # by the name that both libraries have for it
 
 
 def export(folder: RunFolder, to: str, out: Path, which: Which = "last") -> dict[str, Any]:
@@ -50,11 +53,13 @@ def misfits(trained: Trained) -> list[str]:
     """What GPT-2 cannot express, each with the setting that it could."""
     config = trained.config
     wrong = [
-        f"{key} is {_value(config, key)}, set {key}={fitting[0]}"
+        f"{key} is {_word(_value(config, key))}, set {key}={_word(fitting[0])}"
         for key, *fitting in GPT2
         if _value(config, key) not in fitting
     ]
     m = config.model
+    if m.dropout and m.dropout_at != "branch":
+        wrong.append(f"model.dropout_at is {m.dropout_at}, set model.dropout_at=branch")
     if m.n_heads * m.width_of_head != m.d_model:
         wrong.append(
             f"n_heads x head_dim is {m.n_heads * m.width_of_head}, set model.head_dim=null for d_model = {m.d_model}"
@@ -74,9 +79,14 @@ def _no_projection(trained: Trained) -> list[str]:
     return [f"fc_out is {trained.config.fc_out['_target_'].rpartition('.')[2]}, set fc_out to {usual}"]
 
 
-def _value(config: RunConfig, key: str) -> str:
+def _value(config: RunConfig, key: str) -> str | bool:
     group, _, name = key.partition(".")
     return getattr(getattr(config, group), name)
+
+
+def _word(value: str | bool) -> str:
+    """As it is typed."""
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 def _config(trained: Trained) -> dict[str, Any]:
@@ -90,7 +100,7 @@ def _config(trained: Trained) -> dict[str, Any]:
         "n_layer": m.n_layers,
         "n_head": m.n_heads,
         "n_inner": m.width_of_mlp,
-        "activation_function": "gelu",
+        "activation_function": m.mlp,
         "layer_norm_epsilon": 1e-5,
         "resid_pdrop": m.dropout,
         "embd_pdrop": m.dropout,
@@ -113,10 +123,10 @@ def _note(trained: Trained, state: dict[str, str], definition: str | None) -> st
         "bpe": "Byte pairs: `tokenizers.Tokenizer.from_file('tokenizer.json')`.",
     }
     told = words["bpe"] if definition is not None else words.get(kind, kind)
-    run = trained.run
+    run, activation = trained.run, ACTIVATIONS[trained.config.model.mlp]
     return f"""# {run["arm"]}, seed {run["seed"]}
 
-A run of mha_ablate, after step {trained.about.get("step")}, in the shape of a GPT-2. Its activation is the exact GELU.
+A run of mha_ablate, after step {trained.about.get("step")}, in the shape of a GPT-2. Its activation is {activation}.
 
 ```python
 from transformers import GPT2LMHeadModel

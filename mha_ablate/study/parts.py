@@ -83,9 +83,48 @@ def _merged(study: StudyConfig, before: dict[str, Any]) -> dict[str, Any]:
         "seeds": sorted({*promised.get("seeds", []), *study.seed_list}),
         "arms": {**promised.get("arms", {}), **{arm: list(study.arms[arm]) for arm in study.chosen}},
         "points": {**promised.get("points", {}), **{point: list(words) for point, words in study.point_words.items()}},
-        "tune": None if study.tune is None else json.loads(json.dumps(asdict(study.tune))),
+        "tune": _tune(study),
         **({"claims": claims} if claims else {}),
+        **({"factors": factors} if (factors := _factors(study)) else {}),
     }
+
+
+def _tune(study: StudyConfig) -> dict[str, Any] | None:
+    """How rates are tuned; `shared` stands in it where the shared rate is left out."""
+    if study.tune is None:
+        return None
+    tune = json.loads(json.dumps(asdict(study.tune)))
+    return {key: value for key, value in tune.items() if key != "shared" or not value}
+
+
+def stages_of(tune: TuneConfig | None) -> tuple[str, ...]:
+    """The stages at which a study of such tuning compares its arms, in the order in which they run."""
+    if tune is None:
+        return ("",)
+    return (SHARED, TUNED) if tune.shared else (TUNED,)
+
+
+def stages_held(whole: dict[str, Any]) -> tuple[str, ...]:
+    """The same of what parts.json holds."""
+    tune = whole.get("tune")
+    if not tune:
+        return ("",)
+    return (SHARED, TUNED) if tune.get("shared", True) else (TUNED,)
+
+
+def _factors(study: StudyConfig) -> dict[str, list[list[str]]]:
+    """Both levels of every factor of a screen, low and high."""
+    return {name: list(levels) for name, levels in study.factor_words.items()}
+
+
+def check_factors(folder: StudyFolder, study: StudyConfig) -> None:
+    """Raise RequestError where a folder holds a screen of other factors: its points have the same names and other settings."""
+    held = folder.parts() or {}
+    if held.get("factors", {}) != _factors(study) and (held.get("factors") or study.factor_words) and held:
+        raise RequestError(
+            f"{folder.path} holds a study of {', '.join(held.get('factors', {})) or 'no factors'}, and this one has "
+            f"{', '.join(study.factor_words) or 'none'}, or other levels of them: give name=NEW_NAME"
+        )
 
 
 def arm_at(arm: str, rate: float) -> str:
@@ -121,7 +160,7 @@ def _rate(rate: float | None) -> list[str]:
 
 def single(study: StudyConfig) -> StudyConfig:
     """The study as one part of itself."""
-    return replace(study, points=None, tune=None, claims={})
+    return replace(study, points=None, factors={}, own_factors=None, tune=None, claims={})
 
 
 def check_tuning(study: StudyConfig) -> None:

@@ -16,6 +16,7 @@ FIXED = (
     "arms",
     "cells",
     "points",
+    "factors",
     "tune",
     "claims",
     "waterfall",

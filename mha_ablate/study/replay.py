@@ -79,7 +79,8 @@ def config_of(folder: RunFolder) -> RunConfig:
         raise RequestError(f"{folder.config_file} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(kept, dict):
         raise RequestError(f"{folder.config_file} holds no configuration")
-    plain = asdict(compose([]).config)
+    # Before there was a choice of init, weights started as GPT-2's.
+    plain = asdict(compose([] if "init" in kept else ["init=gpt2"]).config)
     for key, value in kept.items():
         default = plain.get(key)
         merge = isinstance(default, dict) and isinstance(value, dict) and key not in ("fc_out", "data")

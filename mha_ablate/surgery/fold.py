@@ -131,7 +131,7 @@ def fold_value_bias(model: GPT) -> GPT:
     for layer, attention in enumerate(attentions(folded)):
         qkv, own = attention.qkv, attention.fc_out
         if qkv.identity_values or qkv.map.bias is None:
-            raise Inexact("its values have no bias (model.bias=true has)")
+            raise Inexact("its values have no bias (model.bias=true has, unless attention.bias=false)")
         affine, bias = own.as_affine(qkv.map.weight), _output_bias(own)
         if affine is None or bias is None or attention.shaped is not None:
             what = "shaped attention changes what arrives" if attention.shaped is not None else "it has no output bias"

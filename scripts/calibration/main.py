@@ -14,6 +14,9 @@ FEWER = 5  # samples to one that is resampled or planned from: both take a thous
 MARGINS = (3.0, 2.0, 1.5, 1.0, 0.75, 0.5)
 PILOTS = (3, 5, 8)
 EFFECTS = (2.0, 1.0, 0.5)
+SCREENS = ((0, 2), (0, 4), (0, 8), (1, 4), (2, 4))  # distribution, seeds of a point
+SETTINGS = (5, 8, 12, 24)
+RATIOS = (0.0, 1.0, 4.0)
 
 
 def main(argv: list[str]) -> int:
@@ -45,7 +48,11 @@ def tables(samples: int) -> str:
         say(make.__name__.replace("_", " "))
         parts.append(make(samples))
     say("plans")
-    return "\n\n".join([*parts, known_equality(samples), planned(fewer)])
+    parts += [known_equality(samples), planned(fewer)]
+    for make in (screens, over_settings):
+        say(make.__name__.replace("_", " "))
+        parts.append(make(samples))
+    return "\n\n".join(parts)
 
 
 def error(share: float, samples: int) -> str:
@@ -126,3 +133,27 @@ def planned(pilots: int) -> str:
     head = ["effect / s", "seeds of the pilot", "seeds needed", "plans from its s that suffice", "their median"]
     head += ["plans from its upper 80% limit that suffice", "their median"]
     return table("Plans for a power of 80%, from a pilot", head, rows)
+
+
+def screens(samples: int) -> str:
+    """Screens of 12 factors in 24 points."""
+    rows = []
+    for shape, n in ((simulate.SHAPES[i], n) for i, n in SCREENS):
+        found = simulate.screens(shape, n, samples)
+        rows.append([shape.name, str(n), *percent(*found.values())])
+    head = ["differences", "seeds a point", "nothing active: any false factor", "rest p < 0.05"]
+    for situation in ("one factor", "one factor, three pairs", "the same, one point lost"):
+        head += [f"{situation}: found", "any false", "rest p < 0.05"]
+    return table("Screens of 12 factors, 24 points", head, rows)
+
+
+def over_settings(samples: int) -> str:
+    """Intervals over settings."""
+    rows = []
+    for k in SETTINGS:
+        for ratio in RATIOS:
+            found = simulate.over_settings(k, ratio, samples)
+            rows.append([str(k), f"{ratio:g}", *percent(*found.values())])
+    head = ["settings", "sd between settings / standard error of one", "`ci95` covers the mean"]
+    head += ["`prediction95` covers a new setting", "mean of `coverage`"]
+    return table("Over settings, 4 seeds each", head, rows)

@@ -6,6 +6,7 @@ between 0 and 1. What is drawn depends on the distribution and on N alone.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,15 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mha_ablate.stats import sample
+from mha_ablate.config.factorial import design
+from mha_ablate.stats import over_points, sample, screen
 from mha_ablate.stats.power import power_of, seeds_for, seeds_for_equivalence, smallest_effect, upper_sd
 from mha_ablate.stats.verdict import ALPHA
-from scripts.calibration.rule import COSTS, EQUIVALENT, HELPS, words
+from scripts.calibration.rule import COSTS, EQUIVALENT, HELPS, holm, words
 
 Rng = np.random.Generator
 SEEDS = (3, 4, 5, 6, 8, 10, 12)
 ARMS = 4  # contrasts of a study, as in the default one
 BATCH = 250  # samples whose resamples or signs are in memory together
+SPREADS = (0.05, 0.01)  # nats: of a difference in a screen, at the high and at the low level of its last factor
+EFFECT = 0.03  # nats: of what is active in a screen
+POINT_SEEDS = 4  # seeds of a setting, of those that an answer is generalised from
+TOLD = 500  # samples to one whose own simulated coverage is asked for
 FAR = 10.0  # standard deviations: an effect that is always found, a margin whose other end is out of sight
 
 
@@ -149,3 +155,64 @@ def planned(pilot: int, effect: float, pilots: int) -> dict[str, float]:
         seeds = np.array([seeds_for(effect, sd) or np.inf for sd in taken])
         found |= {name: share(seeds >= enough), f"{name}, seeds": float(np.median(seeds))}
     return found
+
+
+def screen_values(rng: Rng, x_PK: sample.Floats, effect: float, pairs: int) -> sample.Floats:
+    """True values of the points: the first factor has the effect, and so many random pairs have one as large."""
+    chosen = rng.permutation(list(itertools.combinations(range(x_PK.shape[1]), 2)))[:pairs]
+    signs = rng.choice((-1.0, 1.0), size=pairs)
+    return effect / 2 * (x_PK[:, 0] + (x_PK[:, chosen[:, 0]] * x_PK[:, chosen[:, 1]]) @ signs)
+
+
+def screens(shape: Shape, seeds: int, samples: int) -> dict[str, float]:
+    """How often a screen finds the one active factor, calls another one active, and finds more than seeds in what is left.
+
+    Situations: nothing is active; one factor; one factor and three pairs; the same with one point lost, each of them as often.
+    """
+    every = design(12).astype(np.float64)
+    hits: dict[str, list[NDArray[np.bool_]]] = {}
+    for lost in range(len(every)):
+        rng = np.random.default_rng([SHAPES.index(shape), seeds, lost])
+        count, kept = len(range(lost, samples, len(every))), np.delete(every, lost, axis=0)
+        situations = {"nothing": (every, 0.0, 0), "one": (every, EFFECT, 0), "pairs": (every, EFFECT, 3)}
+        for name, (x_PK, effect, pairs) in (situations | {"lost": (kept, EFFECT, 3)}).items():
+            sd_P = np.where(x_PK[:, -1] > 0, *SPREADS)
+            d_SPN = shape.draw(rng, (count, len(x_PK), seeds)) * sd_P[:, None]
+            means_SP = d_SPN.mean(axis=-1) + screen_values(rng, x_PK, effect, pairs)
+            found = screened(x_PK, means_SP, d_SPN.var(axis=-1, ddof=1), seeds)
+            if effect:
+                hits.setdefault(f"{name}: found", []).append(found["active"][:, 0])
+            hits.setdefault(f"{name}: false", []).append(np.any(found["active"][:, 1 if effect else 0 :], axis=-1))
+            hits.setdefault(f"{name}: rest", []).append(found["rest"])
+    return {name: share(np.concatenate(parts)) for name, parts in hits.items()}
+
+
+def screened(
+    x_PK: sample.Floats, means_SP: sample.Floats, s2_SP: sample.Floats, seeds: int
+) -> dict[str, NDArray[np.bool_]]:
+    """What `screen.screened` calls significant in each of many screens: factors `[S, K]`, and the rest `[S]`."""
+    n_P, weights_KP = np.full(len(x_PK), seeds), screen.main_weights(x_PK)
+    p_SK = screen.p_of(means_SP @ weights_KP.T, *screen.main_errors(x_PK, means_SP, s2_SP, n_P), 0.0)
+    return {"active": holm(p_SK) < ALPHA, "rest": np.asarray(screen.p_rest(x_PK, means_SP, s2_SP, n_P) < ALPHA)}
+
+
+def over_settings(k: int, ratio: float, samples: int) -> dict[str, float]:
+    """Coverage over k settings of 4 seeds whose true means have a standard deviation of `ratio` standard errors.
+
+    `said` is the mean of what `over_points` reports as coverage, of one sample in 500.
+    """
+    rng = np.random.default_rng([k, int(ratio)])
+    true_SK = ratio * rng.standard_normal((samples, k))
+    seen_SK = true_SK + rng.standard_normal((samples, k))
+    v_SK = rng.chisquare(POINT_SEEDS - 1, (samples, k)) / (POINT_SEEDS - 1)
+    new_S = ratio * rng.standard_normal(samples)
+    mean, new = over_points.intervals(*over_points.combined(seen_SK, v_SK), k)
+    said = [
+        over_points.over_points(m.tolist(), v.tolist(), [POINT_SEEDS] * k).coverage or 0.0
+        for m, v in zip(seen_SK[::TOLD], v_SK[::TOLD], strict=True)
+    ]
+    return {
+        "mean": covered(mean, 0.0),
+        "new": share((new[0] <= new_S) & (new_S <= new[1])),
+        "said": float(np.mean(said)),
+    }

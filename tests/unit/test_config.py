@@ -82,7 +82,7 @@ def test_the_default_choices_are_those_of_the_index(default: RunConfig) -> None:
 def test_every_default_is_written_in_yaml_alone() -> None:
     classes = [c for c in vars(schema).values() if dataclasses.is_dataclass(c)]
     assert RunConfig in classes
-    assert len(classes) == 11
+    assert len(classes) == 12
     for cls in classes:
         for field in fields(cls):  # pyright: ignore[reportArgumentType]
             assert field.default is dataclasses.MISSING, f"{cls}.{field.name}"
@@ -213,9 +213,12 @@ OTHER: dict[str, dict[str, Any]] = {
         "block": "post",
         "norm": "rmsnorm",
         "positions": "sinusoidal",
+        "mlp": "relu",
         "bias": True,
         "dropout": 0.1,
+        "dropout_at": "norm",
         "tied_embedding": False,
+        "output_bias": True,
     },
     "trainer": {
         "steps": 10,
@@ -227,7 +230,14 @@ OTHER: dict[str, dict[str, Any]] = {
         "threads": 2,
         "compile": True,
     },
-    "attention": {"qkv": "split", "value": "identity", "scores": "shaped", "branch_scale": "matched"},
+    "attention": {
+        "qkv": "split",
+        "value": "identity",
+        "scores": "shaped",
+        "divide_by": "sqrt_d_model",
+        "bias": True,
+        "branch_scale": "matched",
+    },
 }
 
 
@@ -241,6 +251,8 @@ def test_how_often_the_state_is_saved_does_not_change_the_hash(default: RunConfi
 @pytest.mark.parametrize(("group", "key"), [(g, k) for g, keys in OTHER.items() for k in keys])
 def test_whatever_matters_changes_the_hash(default: RunConfig, group: str, key: str) -> None:
     assert getattr(getattr(default, group), key) != OTHER[group][key], "the default has become the other value"
+    if key == "output_bias":  # there is one where there is an output layer
+        default = but(default, model={"tied_embedding": False})
     changed = but(default, **{group: {key: OTHER[group][key]}})
     assert hash_of(changed) != hash_of(default)
 

@@ -16,7 +16,7 @@ from mha_ablate.model.fc_out.dense import Dense
 from mha_ablate.model.fc_out.none import NoProjection
 from mha_ablate.model.fc_out.per_head import PerHead
 from mha_ablate.model.gpt import GPT
-from mha_ablate.model.init import STD, Draw, initialise, residual_std
+from mha_ablate.model.init import Distribution, Draw, initialise
 from mha_ablate.model.layers import Linear
 from tests.unit.small import SIZES, gpt, rms
 
@@ -94,7 +94,7 @@ def test_the_order_in_which_arms_are_built_does_not_matter() -> None:
 
 def test_the_order_of_modules_inside_a_model_does_not_matter() -> None:
     def made(order: tuple[str, ...]) -> nn.Module:
-        parts = nn.ModuleDict({name: Linear(4, 4, bias=True) for name in order})
+        parts = nn.ModuleDict({name: Linear(4, 4, bias=True, start=Distribution("normal", 0.02)) for name in order})
         initialise(parts, 5)
         return parts
 
@@ -196,8 +196,7 @@ def test_no_projection_has_gain_one(sizes: dict[str, Any]) -> None:
 
 
 def test_without_a_projection_the_branch_starts_about_twelve_times_louder_at_nanos_size() -> None:
-    assert STD == 0.02
-    assert residual_std(4) == pytest.approx(0.02 / math.sqrt(8))
+    assert Place(128, 4, 32, 4, 0, False, 128).dense_start == Distribution("normal", 0.02 / math.sqrt(8))
     assert Place(128, 4, 32, 4, 0, False, 128).dense_gain == pytest.approx(0.08)
     assert 1 / Place(128, 4, 32, 4, 0, False, 128).dense_gain == pytest.approx(12.5)
 

@@ -20,7 +20,7 @@ from mha_ablate.model.fc_out.dense import Dense
 from mha_ablate.model.fc_out.none import NoProjection
 from mha_ablate.model.fc_out.per_head import PerHead
 from mha_ablate.model.gpt import GPT
-from mha_ablate.model.init import STD, initialise
+from mha_ablate.model.init import GPT2, Starts, initialise, sizes_of
 from mha_ablate.model.layers import LayerNorm, RMSNorm, rotary_tables, rotate, sinusoidal_table
 from tests.unit.small import blocks, fc_outs, gpt, ids_of, inputs_of, loud, rms
 
@@ -32,7 +32,8 @@ def made_qkv(
     qkv: str, *, d_model: int = 12, n_heads: int = 3, head_dim: int = 4, value_width: int = 4, bias: bool = False
 ) -> Any:
     """The q, k, v maps alone, in float64, with weights that matter."""
-    made = MAKERS[qkv](d_model, n_heads, head_dim, value_width, bias=bias).double()
+    sizes = sizes_of(d_model=d_model, n_heads=n_heads, head_dim=head_dim, n_layers=1, d_ff=1, divisor=1.0)
+    made = MAKERS[qkv](d_model, n_heads, head_dim, value_width, bias=bias, starts=Starts(GPT2, sizes)).double()
     stream = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in made.parameters():
@@ -355,7 +356,7 @@ def test_sinusoidal_positions_are_added_at_the_scale_of_the_token_embedding() ->
         model.tokens.weight.zero_()
     kept = inputs_of(blocks(model)[0])
     model(ids_of(model, rows=1, length=5))
-    torch.testing.assert_close(kept[0][0], sinusoidal_table(5, 16) * STD)
+    torch.testing.assert_close(kept[0][0], sinusoidal_table(5, 16) * 0.02)
 
 
 def test_rope_scores_depend_on_the_distance_alone() -> None:

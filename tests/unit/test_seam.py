@@ -19,6 +19,7 @@ from mha_ablate.model.fc_out.none import NoProjection
 from mha_ablate.model.fc_out.per_head import PerHead
 from mha_ablate.model.fc_out.tied import Tied
 from mha_ablate.model.gpt import GPT
+from mha_ablate.model.init import GPT2
 from mha_ablate.model.layers import Linear
 from mha_ablate.run.checkpoint import load_weights, save_weights
 from mha_ablate.run.folder import RunFolder
@@ -38,7 +39,7 @@ class EvenLayersOnly(FcOut):
     def __init__(self, place: Place) -> None:
         super().__init__(place)
         even = place.layer % 2 == 0
-        self.map = Linear(place.width, place.d_model, bias=False, std=place.dense_std) if even else None
+        self.map = Linear(place.width, place.d_model, bias=False, start=place.dense_start) if even else None
 
     def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:
         z = z_BTHV.flatten(-2)
@@ -210,9 +211,13 @@ def test_a_variant_knows_its_layer_and_the_sizes_around_it() -> None:
     owners = [name.split(".")[1] for name, _ in model.named_parameters() if "fc_out" in name]
     assert owners == ["0", "2", "4"]
     for layer, fc_out in enumerate(fc_outs(model)):
+        starts = fc_out.place.starts
         assert fc_out.place == Place(
-            d_model=16, n_heads=2, head_dim=8, n_layers=5, layer=layer, bias=True, value_inputs=16
+            d_model=16, n_heads=2, head_dim=8, n_layers=5, layer=layer, bias=True, value_inputs=16, starts=starts
         )
+        assert starts is not None
+        assert starts.rules is GPT2
+        assert starts.sizes == {"C": 16, "H": 2, "D": 8, "K": 16, "L": 5, "F": 32, "S": 8**0.5}
         assert fc_out.place.width == 16
 
 

@@ -438,6 +438,8 @@ def test_a_rank_that_is_not_given_fits(head_dim: int, n_heads: int, rank: int) -
         ("(H - 1) D", 18),
         ("2 d^2", 2 * 24**2),
         ("(H) (D)", 24),
+        ("1.5 H", 6),
+        ("2e-2 / sqrt(2 B)", 0.005),
     ],
 )
 def test_a_formula_is_evaluated(formula: str, value: float) -> None:
@@ -446,7 +448,7 @@ def test_a_formula_is_evaluated(formula: str, value: float) -> None:
 
 @pytest.mark.parametrize(
     "formula",
-    ["", "x", "2 +", "open(1)", "H.real", "__import__", "[1]", "1.5", "H if H else D", "log2", "'a'", "2 ** H; D"],
+    ["", "x", "2 +", "open(1)", "H.real", "__import__", "[1]", "1.5.2", "1e", "H if H else D", "log2", "'a'", "2 ** H; D"],
 )
 def test_what_is_no_formula_is_refused(formula: str) -> None:
     with pytest.raises(ValueError, match="is no formula of H, D"):

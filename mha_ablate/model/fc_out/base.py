@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mha_ablate.model.init import Draw, residual_std, stream
+from mha_ablate.model.init import GPT2, Distribution, Draw, Starts, sizes_of, stream
 from mha_ablate.model.layers import shuffle
 
 
@@ -28,7 +28,7 @@ class Place:
     """Where an output projection stands: the sizes around it and the layer it is in.
 
     `value_inputs` is how many channels of the residual each value is a learned sum of, 0 where values are not learned;
-    `residual` whether the branch is added to a stream that skips it.
+    `residual` whether the branch is added to a stream that skips it; `starts` has the rules of the init, GPT-2's where it is None.
     """
 
     d_model: int
@@ -39,6 +39,7 @@ class Place:
     bias: bool
     value_inputs: int
     residual: bool = True
+    starts: Starts | None = None
 
     @property
     def width(self) -> int:
@@ -46,17 +47,67 @@ class Place:
         return self.n_heads * self.head_dim
 
     @property
-    def dense_std(self) -> float:
-        """Standard deviation with which a dense W_O starts: small at the end of a residual branch, gain 1 without a skip."""
-        return residual_std(self.n_layers) if self.residual else 1 / math.sqrt(self.width)
+    def rules(self) -> Starts:
+        """The rules of the init."""
+        if self.starts is not None:
+            return self.starts
+        d, D = self.d_model, self.head_dim
+        sizes = sizes_of(
+            d_model=d, n_heads=self.n_heads, head_dim=D, n_layers=self.n_layers, d_ff=4 * d, divisor=math.sqrt(D)
+        )
+        return Starts(GPT2, sizes)
+
+    @property
+    def dense_start(self) -> Distribution:
+        """What a dense W_O is drawn from: as the init has it; without a skip, N(0, 1 / width) whatever the init, of gain 1."""
+        if not self.residual:
+            return Distribution("normal", 1 / math.sqrt(self.width))
+        return self.rules.of("out", n_in=self.width, n_out=self.d_model, layer=self.layer + 1)
 
     @property
     def dense_gain(self) -> float:
         """rms(y) / rms(z) at the start of a dense W_O. Every learned map starts with this gain.
 
-        About 0.08 for width 128 and 4 layers: the branch without a projection starts 12 times louder.
+        0.08 for width 128 and 4 layers under GPT-2's init, whose branch without a projection starts 12 times louder; 0.58 under
+        PyTorch's; 0 under one whose branches start silent.
         """
-        return self.dense_std * math.sqrt(self.width)
+        return self.dense_start.std * math.sqrt(self.width)
+
+    @property
+    def fixed_gain(self) -> float:
+        """The gain of a map without learned weights that is to start as loud as dense: dense's, or 1 where that is 0.
+
+        A constant 0 would cut the branch off for good.
+        """
+        return self.dense_gain or 1.0
+
+    @property
+    def factor_gains(self) -> tuple[float, float]:
+        """Gains of two factors, the first applied first, whose product has dense's.
+
+        Each has the root; where dense's is 0 the last is 0 and the first 1, since two maps of zeros would never train.
+        """
+        root = math.sqrt(self.dense_gain)
+        return (root, root) if root else (1.0, 0.0)
+
+    def map_start(self, n_in: int, gain: float | None = None) -> Distribution:
+        """What a map of `n_in` inputs is drawn from, so that its gain is dense's or the one given: of the kind of dense's W_O."""
+        gain = self.dense_gain if gain is None else gain
+        return self.dense_start.of_std(gain / math.sqrt(n_in))
+
+    @property
+    def value_std(self) -> float:
+        """Standard deviation with which learned values start. Raises ValueError where they start at 0."""
+        n_out = self.width * self.value_inputs // self.d_model  # under attention=split one map serves all heads
+        std = self.rules.of("value", n_in=self.value_inputs, n_out=n_out).std
+        if not std:
+            raise ValueError(f"init.value={self.rules.rules['value']}: the values start at 0, and nothing can be tied to that")
+        return std
+
+    @property
+    def bias_start(self) -> Distribution:
+        """What the bias of an output projection is drawn from."""
+        return self.rules.of("out_bias", n_in=self.width, n_out=self.d_model)
 
 
 class FcOut(nn.Module):
@@ -139,9 +190,9 @@ class WithBias(FcOut):
         self.bias = nn.Parameter(torch.empty(place.d_model)) if place.bias else None
 
     def reset_parameters(self, draw: Draw) -> None:
-        """The bias starts at 0, the rest as `start` has it."""
+        """The bias starts as the init has it, the rest as `start` has it."""
         if self.bias is not None:
-            draw.constant(self.bias, 0.0)
+            draw.fill("bias", self.bias, self.place.bias_start)
         self.start(draw)
 
     def start(self, draw: Draw) -> None:

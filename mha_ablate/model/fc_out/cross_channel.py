@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +28,7 @@ class CrossChannel(WithBias):
 
     def start(self, draw: Draw) -> None:
         """Dense's gain over H inputs."""
-        draw.normal("weight", self.weight, self.place.dense_gain / math.sqrt(self.place.n_heads), exact=True)
+        draw.fill("weight", self.weight, self.place.map_start(self.place.n_heads), exact=True)
 
     def mapped(self, z_BTHV: Tensor) -> Tensor:
         """Mix the heads channel by channel, then concatenate."""

@@ -11,7 +11,7 @@ from mha_ablate.model.layers import Linear
 class Dense(FcOut):
     """y = W_O z (+ b): one full map, the standard Transformer.
 
-    Shapes: W_O `[C, H*D]`, b `[C]` where model.bias is set. Start as GPT-2: N(0, (0.02 / sqrt(2L))^2).
+    Shapes: W_O `[C, H*D]`, b `[C]` where model.bias is set. Start: the init's.
 
     Parameters: C H D
     FLOPs: 2 C H D
@@ -21,7 +21,9 @@ class Dense(FcOut):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self.map = Linear(place.width, place.d_model, bias=place.bias, std=place.dense_std)
+        self.map = Linear(
+            place.width, place.d_model, bias=place.bias, start=place.dense_start, bias_start=place.bias_start
+        )
 
     def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:  # noqa: ARG002
         """Concatenate the heads and project."""

@@ -22,7 +22,7 @@ class Frozen(WithBias):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self.map = Linear(place.width, place.d_model, bias=False, std=place.dense_std)
+        self.map = Linear(place.width, place.d_model, bias=False, start=place.dense_start)
         self.map.weight.requires_grad_(False)
 
     def mapped(self, z_BTHV: Tensor) -> Tensor:

@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 from mha_ablate.model.fc_out.base import FcOut, Place, one_of
+from mha_ablate.model.init import Distribution
 from mha_ablate.model.layers import Linear
+
+GATE_STD = 0.02  # small under every init: gates are near 1/2, and what they stand before is as loud as dense
 
 
 class Gate(FcOut):
@@ -40,8 +43,14 @@ class Gate(FcOut):
                 "fc_out=gate: fc_out.at=after has no heads left to gate: use fc_out.per=channel or fc_out.at=before"
             )
         gates = place.n_heads if per == "head" else place.width if at == "before" else place.d_model
-        self.map = Linear(place.width, place.d_model, bias=place.bias, std=2 * place.dense_std)
-        self.gate = Linear(place.d_model, gates, bias=place.bias)
+        self.map = Linear(
+            place.width,
+            place.d_model,
+            bias=place.bias,
+            start=place.map_start(place.width, 2 * place.dense_gain),
+            bias_start=place.bias_start,
+        )
+        self.gate = Linear(place.d_model, gates, bias=place.bias, start=Distribution("normal", GATE_STD))
 
     @property
     def elementwise_flops(self) -> int:

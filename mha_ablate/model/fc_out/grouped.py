@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -38,12 +37,17 @@ class Grouped(FcOut):
         default = max(1, min(place.d_model // 4, top))
         self.rank = default if rank is None else whole("grouped", "rank", rank, 1, top)
         self.down = nn.Parameter(torch.empty(groups, self.rank, top))
-        std = math.sqrt(place.dense_gain / (groups * self.rank))
-        self.up = Linear(groups * self.rank, place.d_model, bias=place.bias, std=std)
+        self.up = Linear(
+            groups * self.rank,
+            place.d_model,
+            bias=place.bias,
+            start=place.map_start(groups * self.rank, place.factor_gains[1]),
+            bias_start=place.bias_start,
+        )
 
     def reset_parameters(self, draw: Draw) -> None:
         """The product has dense's gain."""
-        draw.normal("down", self.down, math.sqrt(self.place.dense_gain / self.down.shape[-1]))
+        draw.fill("down", self.down, self.place.map_start(self.down.shape[-1], self.place.factor_gains[0]))
 
     def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:  # noqa: ARG002
         """Narrow each group, concatenate, project."""

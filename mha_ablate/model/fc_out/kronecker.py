@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -32,9 +30,9 @@ class Kronecker(WithBias):
 
     def start(self, draw: Draw) -> None:
         """The product has dense's gain."""
-        gain = self.place.dense_gain
-        draw.normal("heads", self.heads, math.sqrt(gain / self.place.n_heads), exact=True)
-        draw.normal("channels", self.channels, math.sqrt(gain / self.place.head_dim), exact=True)
+        first, last = self.place.factor_gains
+        draw.fill("heads", self.heads, self.place.map_start(self.place.n_heads, last), exact=True)
+        draw.fill("channels", self.channels, self.place.map_start(self.place.head_dim, first), exact=True)
 
     def mapped(self, z_BTHV: Tensor) -> Tensor:
         """Map each head, mix the heads, then concatenate."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from torch import Tensor
@@ -28,9 +27,15 @@ class LowRank(FcOut):
         top = min(place.d_model, place.width)
         default = max(1, min(place.d_model // 4, top))
         self.rank = default if rank is None else whole("low_rank", "rank", rank, 1, top)
-        gain = place.dense_gain
-        self.down = Linear(place.width, self.rank, bias=False, std=math.sqrt(gain / place.width))
-        self.up = Linear(self.rank, place.d_model, bias=place.bias, std=math.sqrt(gain / self.rank))
+        first, last = place.factor_gains
+        self.down = Linear(place.width, self.rank, bias=False, start=place.map_start(place.width, first))
+        self.up = Linear(
+            self.rank,
+            place.d_model,
+            bias=place.bias,
+            start=place.map_start(self.rank, last),
+            bias_start=place.bias_start,
+        )
 
     def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:  # noqa: ARG002
         """Concatenate the heads, project down, then up."""

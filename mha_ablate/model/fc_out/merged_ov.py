@@ -14,7 +14,8 @@ class MergedOV(FcOut):
 
     Shapes: z `[B T H C]`; W_V has H C^2 weights in place of C H D (attention=fused), and every dense W_O is a case of it. Under
     attention=split one map C/H -> C serves every head, which is less than dense where H > 1. s is a constant, dense's gain /
-    sqrt(H), that starts the branch as loud as dense does. b_V does what a bias would.
+    sqrt(H), that starts the branch as loud as dense does (1 / sqrt(H) where dense's
+    gain is 0: a constant 0 would train nothing). b_V does what a bias would.
 
     Parameters: 0
     FLOPs: 0
@@ -29,10 +30,15 @@ class MergedOV(FcOut):
         return self.place.d_model
 
     @property
+    def start_gain(self) -> float:
+        """Dense's, unless that is 0."""
+        return self.place.fixed_gain
+
+    @property
     def elementwise_flops(self) -> int:
         """The sum over heads, and a product a channel."""
         return self.place.n_heads * self.place.d_model
 
     def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:  # noqa: ARG002
         """Sum the heads."""
-        return z_BTHV.sum(-2) * (self.place.dense_gain / math.sqrt(self.place.n_heads))
+        return z_BTHV.sum(-2) * (self.start_gain / math.sqrt(self.place.n_heads))

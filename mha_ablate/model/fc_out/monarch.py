@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -32,9 +30,9 @@ class Monarch(WithBias):
 
     def start(self, draw: Draw) -> None:
         """The product has dense's gain."""
-        gain = self.place.dense_gain
-        draw.normal("inside", self.inside, math.sqrt(gain / self.place.head_dim), exact=True)
-        draw.normal("across", self.across, math.sqrt(gain / self.place.n_heads), exact=True)
+        first, last = self.place.factor_gains
+        draw.fill("inside", self.inside, self.place.map_start(self.place.head_dim, first), exact=True)
+        draw.fill("across", self.across, self.place.map_start(self.place.n_heads, last), exact=True)
 
     def mapped(self, z_BTHV: Tensor) -> Tensor:
         """Map each head, mix the heads channel by channel, then concatenate."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
 from mha_ablate.model.fc_out.base import FcOut, Place
@@ -24,9 +22,15 @@ class Overparam(FcOut):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        gain = place.dense_gain
-        self.first = Linear(place.width, place.d_model, bias=False, std=math.sqrt(gain / place.width))
-        self.second = Linear(place.d_model, place.d_model, bias=place.bias, std=math.sqrt(gain / place.d_model))
+        first, last = place.factor_gains
+        self.first = Linear(place.width, place.d_model, bias=False, start=place.map_start(place.width, first))
+        self.second = Linear(
+            place.d_model,
+            place.d_model,
+            bias=place.bias,
+            start=place.map_start(place.d_model, last),
+            bias_start=place.bias_start,
+        )
 
     def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:  # noqa: ARG002
         """Concatenate the heads and project twice."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -32,9 +30,9 @@ class PerHead(FcOut):
 
     def reset_parameters(self, draw: Draw) -> None:
         """Draw the maps with dense's gain: D inputs each, so a larger std than dense's."""
-        draw.normal("weight", self.weight, self.place.dense_gain / math.sqrt(self.place.head_dim))
+        draw.fill("weight", self.weight, self.place.map_start(self.place.head_dim))
         if self.bias is not None:
-            draw.constant(self.bias, 0.0)
+            draw.fill("bias", self.bias, self.place.bias_start)
 
     def forward(self, z_BTHV: Tensor, x_BTC: Tensor) -> Tensor:  # noqa: ARG002
         """Map each head by its own matrix, then concatenate."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,7 +29,7 @@ class SharedHead(WithBias):
 
     def start(self, draw: Draw) -> None:
         """Dense's gain over D inputs."""
-        draw.normal("weight", self.weight, self.place.dense_gain / math.sqrt(self.place.head_dim), exact=True)
+        draw.fill("weight", self.weight, self.place.map_start(self.place.head_dim), exact=True)
 
     def mapped(self, z_BTHV: Tensor) -> Tensor:
         """Map each head, then concatenate."""

@@ -23,7 +23,9 @@ class SumHeads(FcOut):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self.map = Linear(place.head_dim, place.d_model, bias=place.bias, std=place.dense_std)
+        self.map = Linear(
+            place.head_dim, place.d_model, bias=place.bias, start=place.dense_start, bias_start=place.bias_start
+        )
 
     @property
     def elementwise_flops(self) -> int:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from mha_ablate.model.fc_out.base import FcOut, Place, WithBias, one_of
-from mha_ablate.model.init import STD
 from mha_ablate.model.layers import Linear
 
 
@@ -18,8 +17,9 @@ class Tied(WithBias):
     """y = s W_V^T z (+ b): the weights that make the values take them back, or one W_O serves all layers.
 
     Shapes: W_V `[H*D, C]`, b `[C]` where model.bias is set. Setting `to`: `values` (above) or `layers`: y = W_O z (+ b) with the
-    first layer's W_O, each layer its own b. s is a constant: random z then comes out as loud as of dense. It counts the
-    values that a channel goes into: H*D under attention=fused, D under attention=split.
+    first layer's W_O, each layer its own b. s is a constant: random z then comes out as loud as of dense, or
+    as it went in where dense's gain is 0. It counts the values that a channel goes into: H*D under attention=fused, D under
+    attention=split.
 
     Parameters: 0
     Parameters [to=layers]: C H D / L
@@ -37,7 +37,13 @@ class Tied(WithBias):
         one_of("tied", "to", to, "values", "layers")
         if to == "values" and not place.value_inputs:
             raise ValueError("fc_out=tied takes the weights that make the values: use attention.value=learned")
-        self.map = Linear(place.width, place.d_model, bias=False, std=place.dense_std) if to == "layers" else None
+        self.value_std = place.value_std if to == "values" else 1.0
+        self.map = Linear(place.width, place.d_model, bias=False, start=place.dense_start) if to == "layers" else None
+
+    @property
+    def start_gain(self) -> float:
+        """Dense's; of the constant s, unless that is 0."""
+        return self.place.dense_gain if self.map is not None else self.place.fixed_gain
 
     @property
     def elementwise_flops(self) -> int:
@@ -57,4 +63,4 @@ class Tied(WithBias):
         p = self.place
         values_by_channel = p.width * p.value_inputs / p.d_model
         y_BTC = torch.matmul(z_BTHV.flatten(-2), self.value_weight().flatten(0, 1))
-        return y_BTC * (p.dense_gain / (STD * math.sqrt(values_by_channel)))
+        return y_BTC * (p.fixed_gain / (self.value_std * math.sqrt(values_by_channel)))
