@@ -21,6 +21,7 @@ EPILOG = epilog(
         "compare 'study.arms.quiet=[fc_out=none,attention.branch_scale=0.1]' name=q": "an arm of your own",
     },
     "study",
+    "init",
     "attention",
     "model",
     "data",

@@ -19,9 +19,9 @@ MEASURED = "init"  # the group whose choices are measured
 WIDE = 100  # columns of a terminal that has room for every column
 COLUMNS = ("init", "gain of V", "gain of O", "gain of V O", "sd scores", "attended", "louder without")
 LEGEND = (
-    "Gain: rms(out) / rms(in). V: W_V; O: W_O, that is fc_out=dense, first .. last layer where they differ; V O: the branch, for one "
-    "token. Sd scores: of what the softmax gets. Attended: tokens out of 64, exp(entropy) of the weights. Louder without: how many "
-    "times larger the branch starts once W_O is gone, 1 / gain of O."
+    "Gain: rms(out) / rms(in). V: W_V. O: W_O, that is fc_out=dense, first .. last layer where they differ. V O: the branch, for "
+    "one token. Sd scores: of what the softmax gets. Attended: tokens out of 64, exp(entropy) of the weights. Louder without: how "
+    "many times larger the branch starts once W_O is gone, 1 / gain of O."
 )
 
 EPILOG = epilog(
@@ -135,16 +135,16 @@ def _print_starts(config: RunConfig, starts: dict[str, Start]) -> None:
 
 
 def _row(name: str, start: Start) -> list[str]:
-    first, last = (f"{gain:.3g}" for gain in (start.gain_out[0], start.gain_out[-1]))
+    first, last = (f"{gain:#.3g}" for gain in (start.gain_out[0], start.gain_out[-1]))
     louder = start.louder_without
     return [
         name,
-        f"{start.gain_value:.3g}",
+        f"{start.gain_value:#.3g}",
         first if first == last else f"{first} .. {last}",
-        f"{start.gain_branch:.3g}",
-        f"{start.scores_sd:.3g}",
+        f"{start.gain_branch:#.3g}",
+        f"{start.scores_sd:#.3g}",
         f"{start.attended:.1f}",
-        "-" if louder is None else f"{louder:.3g}",
+        "-" if louder is None else f"{louder:#.3g}",
     ]
 
 

@@ -120,6 +120,7 @@ class _Conductor:
         points = points_of(study)
         stage = stages_of(study.tune)[0]
         checked = [self._checked(replace(point, stage=stage), study) for point in points]
+        _check_unlike(study, checked)
         if study.tune:
             for point in points:
                 self._grid(point, study.tune.rates, asked.optim.lr)
@@ -207,15 +208,22 @@ class _Conductor:
             raise RequestError(f"{self._at_fault(part, study)}: {error}") from error
 
     def _at_fault(self, part: Part, study: StudyConfig) -> str:
-        from mha_ablate.config.compose import compose
-
+        """The level that no design point can be built with; else the design point."""
         for factor, levels in study.factor_words.items():
             for words in levels:
-                try:
-                    compose([*self.overrides, *words], self.config_dir)
-                except RequestError:
+                others = [other for other in study.point_words.values() if set(words) <= set(other)]
+                if not self._composes(words) and not any(map(self._composes, others)):
                     return f"study.factors.{factor}, level {' '.join(words)}"
         return f"design point {part.point} ({' '.join(part.words)}) cannot be built"
+
+    def _composes(self, words: Sequence[str]) -> bool:
+        from mha_ablate.config.compose import compose
+
+        try:
+            compose([*self.overrides, *words], self.config_dir)
+        except RequestError:
+            return False
+        return True
 
     def _planned(self, part: Part, shape: Callable[[StudyConfig], StudyConfig] | None = None) -> Plan:
         from mha_ablate.study.parts import single
@@ -291,6 +299,21 @@ class _Conductor:
 
     def _failure(self) -> str | None:
         return "; ".join(self.failures) or None
+
+
+def _check_unlike(study: StudyConfig, plans: list[Plan]) -> None:
+    """Raise RequestError for a screen of which two design points are one setting: a factor then changes nothing."""
+    if not study.factor_words:
+        return
+    names, words = list(study.point_words), study.point_words
+    seen: dict[tuple[str, ...], str] = {}
+    for name, plan in zip(names, plans, strict=True):
+        other = seen.setdefault(tuple(cell.hash for cell in plan.cells), name)
+        if other != name:
+            raise RequestError(
+                f"design points {other} ({' '.join(words[other])}) and {name} ({' '.join(words[name])}) are the same setting: "
+                "a factor's two levels come to the same, or a later factor sets the same key; give levels that differ"
+            )
 
 
 def same_cost(words: Sequence[str]) -> bool:

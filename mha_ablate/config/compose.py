@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mha_ablate.config.own import checked, with_place
 from mha_ablate.config.paths import CONFIG, configs_dir
-from mha_ablate.config.schema import DataConfig, HubConfig, RunConfig, StudyConfig, TuneConfig
+from mha_ablate.config.schema import FACTORS_LIKE, DataConfig, HubConfig, RunConfig, StudyConfig, TuneConfig
 from mha_ablate.errors import RequestError, nearest
 
 if TYPE_CHECKING:
@@ -157,6 +157,8 @@ def bare_value_quoted(override: str) -> str:
     if plain_key == "study.arms" and not value.lstrip().startswith("{"):
         raise RequestError(f"{override}: arms are picked by a list, 'study.arms=[dense,none]'")
     if plain_key == "study.factors":
+        if value == "null":
+            return "study.own_factors={}"
         return f"study.own_factors={_quoted_overrides(value)}"
     if plain_key.startswith("study.factors."):
         return f"++{plain_key}={_quoted_overrides(value)}"
@@ -237,9 +239,13 @@ def parsed_word(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)
     except Exception as error:
+        if (key := key_of(text)) == "study.own_factors":
+            raise RequestError(
+                f"cannot read 'study.factors={text.partition('=')[2]}': give names, 'study.factors=[init,block]', or "
+                f"{FACTORS_LIKE}"
+            ) from error
         raise RequestError(
-            f"cannot read '{text}': expected KEY=VALUE; put a value with special characters in quotes, "
-            f"\"{key_of(text)}='...'\""
+            f"cannot read '{text}': expected KEY=VALUE; put a value with special characters in quotes, \"{key}='...'\""
         ) from error
 
 

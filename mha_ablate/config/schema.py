@@ -13,10 +13,23 @@ import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from mha_ablate.config.factorial import MOST as MOST_FACTORS
 from mha_ablate.config.start_rule import GPT2, check_rule
 from mha_ablate.errors import nearest
 
 STAGES_OF_TUNING = ("grid", "shared", "tuned")  # folders below a point
+NOT_A_FACTORS = (
+    "study",
+    "seed",
+    "init_seed",
+    "data_seed",
+    "init_offset",
+    "outputs",
+    "name",
+    "match",
+    "match_to",
+    "hydra",
+)
 
 
 WORDS = {
@@ -452,17 +465,24 @@ class StudyConfig:
         """The overrides of both levels of every factor of a screen; empty for any other study. Else raises ValueError."""
         given = self.factors or {}
         if isinstance(self.own_factors, list):
-            for name in self.own_factors:
+            for name in map(str, self.own_factors):
                 if name not in given:
                     raise ValueError(
-                        f"study.factors: no factor '{name}'{nearest(str(name), list(given))}; there are "
-                        f"{', '.join(given) or 'none'}"
+                        f"study.factors: no factor '{name}'{nearest(name, list(given))}; there are "
+                        f"{', '.join(given) or 'no others'}"
                     )
+            if len(set(self.own_factors)) < len(self.own_factors):
+                raise ValueError(f"study.factors={self.own_factors} names a factor twice: name each once")
             given = {name: given[name] for name in self.own_factors}
         elif self.own_factors is not None:
             given = self.own_factors
         if not isinstance(given, dict):
             raise ValueError(f"study.factors={given} is no table: give {FACTORS_LIKE}")
+        if len(given) > MOST_FACTORS:
+            raise ValueError(
+                f"study.factors has {len(given)} factors, and a screening design takes 1 to {MOST_FACTORS}: choose some, "
+                "such as study.factors=[init,block]"
+            )
         return {str(name): _levels(str(name), levels) for name, levels in given.items()}
 
     @property
@@ -585,13 +605,24 @@ FACTORS_LIKE = "two levels each, such as 'study.factors={heads: [model.n_heads=4
 def _levels(name: str, levels: Any) -> tuple[list[str], list[str]]:
     """Both levels of a factor as lists of overrides. Raises ValueError."""
     safe_name("a factor's name", name)
-    both = levels if isinstance(levels, list) else []
+    both = levels if isinstance(levels, list) else [levels]
     words = [[level] if isinstance(level, str) else level for level in both]
-    good = all(
-        isinstance(level, list) and level and all(isinstance(w, str) and "=" in w for w in level) for level in words
-    )
-    if len(words) != 2 or not good or words[0] == words[1]:
-        raise ValueError(f"study.factors.{name}={levels} has not two levels that differ: give {FACTORS_LIKE}")
+    if len(words) != 2:
+        raise ValueError(
+            f"study.factors.{name} has {len(words)} level(s), {levels}, and takes two: give {FACTORS_LIKE}"
+        )
+    for level in words:
+        if not (isinstance(level, list) and level and all(isinstance(word, str) and "=" in word for word in level)):
+            raise ValueError(
+                f"study.factors.{name}: the level {level} is neither KEY=VALUE nor a list of such: give {FACTORS_LIKE}"
+            )
+        for word in level:
+            if (key := word.partition("=")[0].lstrip("+~").partition(".")[0]) in NOT_A_FACTORS:
+                raise ValueError(
+                    f"study.factors.{name}: {word} cannot be a level, since {key} is no setting of a model or its training"
+                )
+    if words[0] == words[1]:
+        raise ValueError(f"study.factors.{name}: both levels are {' '.join(words[0])}: give two that differ")
     return list(words[0]), list(words[1])
 
 

@@ -19,9 +19,10 @@ def cards(
 ) -> list[dict[str, Any]]:
     """One card a claim, with its `evidence` (rows as in `report.evidence`) and `open`, how many of them decide nothing.
 
-    `{claim, says, algebra, arms, words, change, verdict, only_if, rest_open, look, shared_only, so_far, open, starts, turns, evidence}`.
-    `rest_open`: it is supported under a condition, and nothing speaks against it elsewhere either. `starts`: the verdict under each init alone; `turns`: these differ. `shared_only`: each arm's
-    own best rate leaves open what the shared rate decides. `so_far`: it rests on runs, and the study is not `complete`.
+    `{claim, says, algebra, arms, words, change, verdict, only_if, rest_open, look, shared_only, so_far, open, starts,
+    turns, evidence}`. `rest_open`: it is supported under a condition, and nothing speaks against it elsewhere either. `starts`: the
+    verdict under each init alone; `turns`: these differ. `shared_only`: each arm's own best rate leaves open what the shared rate
+    decides. `so_far`: it rests on runs, and the study is not `complete`.
     """
     return [
         _card(name, claim, whole, parts, tunings) | {"so_far": _rests_on_runs(claim) and not complete}

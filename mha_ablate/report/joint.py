@@ -186,7 +186,7 @@ def _part(root: Path, study: Study, margin: float | None) -> dict[str, Any]:
         **{key: report[key] for key in ("baseline", "margin", "kind", "plan_hash", "arms", "waterfall", "sentence")},
         "unfit": {a["arm"]: why for a in report["arms"][1:] if (why := unfit(study, a["arm"], base))},
         "freedom_lost": _freedom(study, base),
-        "start_gain": _start_gain(study, base),
+        "start_gain": start_gain(study, base),
         "setting": report["setting"],
         "commits": commits(study),
         "notes": report["notes"],
@@ -229,7 +229,7 @@ def _freedom(study: Study, base: str) -> float | None:
     return layers * freedom_lost(d, heads, split=attention.get("qkv") == "split")
 
 
-def _start_gain(study: Study, base: str) -> float | None:
+def start_gain(study: Study, base: str) -> float | None:
     """The gain with which the baseline's W_O starts, by its init's rule and its sizes; None where they do not say."""
     config = next((run.config for run in study.of(base) if run.config), {})
     rules, model = config.get("init") or {}, config.get("model") or {}

@@ -81,9 +81,10 @@ def joint_page(report: dict[str, Any], figures: list[str], command: str) -> str:
     )
     fall = fall_rows(report)
     apart = f'<h2>Removal taken apart</h2><div class="scroll">{table(fall[0], fall[1:])}</div>{APART}' if fall else ""
+    words: dict[str, str] = report["screen"]["design"]["words"] if report["screen"] else {}
     links = "".join(
         f'<li><a href="../{escape(part["folder"])}/report/report.html">{escape(part["folder"])}</a>: '
-        f"{escape(part['sentence'])}</li>"
+        f"{escape(words.get(part['point']) or part['sentence'])}</li>"
         for part in report["parts"]
     )
     together = "all planned contrasts of this page at one stage"

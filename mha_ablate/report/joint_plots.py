@@ -99,50 +99,51 @@ def _effects(axes: Axes, rows: dict[str, dict[str, Any]], order: list[str]) -> N
 
 
 def starts_figure(report: dict[str, Any]) -> Figure:
-    """Delta with its 95% interval against how much louder the branch starts without W_O, a panel an arm; starts by name."""
+    """A panel an arm: delta with its 95% interval at every start, those on top whose branch becomes loudest without W_O."""
     import matplotlib
     from matplotlib.figure import Figure
 
     starts, colours = report["starts"], arm_colours(report)
-    parts = [
-        p
-        for p in report["parts"]
-        if p["stage"] == starts["stage"] and starts["points"].get(p["point"], {}).get("louder")
-    ]
+    parts = [p for p in report["parts"] if p["stage"] == starts["stage"] and p["point"] in starts["points"]]
+    parts.sort(key=lambda part: -(starts["points"][part["point"]]["louder"] or 0.0))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
-        panels = figure.subplots(1, max(1, len(colours)), squeeze=False, sharey=True)[0]
+        figure = Figure(figsize=(WIDTH, 1.5 + 0.33 * max(3, len(parts))), layout="constrained")
+        panels = figure.subplots(1, max(1, len(colours)), squeeze=False, sharey=True, sharex=True)[0]
         for axes, (arm, colour) in zip(panels, colours.items(), strict=False):
-            _against_loudness(axes, parts, starts, arm, colour)
+            _by_start(axes, parts, arm, colour)
             rho = starts["order"].get(arm)
-            axes.set_title(arm + ("" if rho is None else f"  (rank correlation {rho:+.2f})"))
-        panels[0].set_ylabel("delta to dense, nats per token (above 0: worse)")
-        figure.supxlabel("how much louder the branch starts without W_O: 1 / gain of W_O", size=10)
+            axes.set_title(arm)
+            if rho is not None:
+                axes.annotate(
+                    f"rank correlation {rho:+.2f}", (1, 1.01), xycoords="axes fraction", ha="right", va="bottom", size=8
+                )
+        louder = [starts["points"][part["point"]]["louder"] for part in parts]
+        panels[0].set_yticks(
+            range(len(parts)),
+            [
+                f"{part['point']}   {'from 0' if x is None else f'{x:.1f}x'}"
+                for part, x in zip(parts, louder, strict=True)
+            ],
+        )
+        panels[0].invert_yaxis()
+        panels[0].set_ylabel("start of the weights, and how much louder\nthe branch becomes without W_O")
+        figure.supxlabel(f"minus {parts[0]['baseline']} at the same seed, nats per token (right of 0: worse)", size=10)
     return figure
 
 
-def _against_loudness(axes: Axes, parts: list[dict[str, Any]], starts: dict[str, Any], arm: str, colour: str) -> None:
-    axes.axhspan(-parts[0]["margin"], parts[0]["margin"], color=BAND, lw=0, zorder=0)
-    axes.axhline(0, color=GREY, lw=1, zorder=1)
-    for number, part in enumerate(sorted(parts, key=lambda part: part["start_gain"])):
+def _by_start(axes: Axes, parts: list[dict[str, Any]], arm: str, colour: str) -> None:
+    axes.axvspan(-parts[0]["margin"], parts[0]["margin"], color=BAND, lw=0, zorder=0)
+    axes.axvline(0, color=GREY, lw=1, zorder=1)
+    for place, part in enumerate(parts):
         found = next((a["delta"] for a in part["arms"][1:] if a["arm"] == arm and a["delta"]), None)
         if not found:
             continue
-        x = starts["points"][part["point"]]["louder"] * 1.035 ** (
-            number % 3 - 1
-        )  # starts of one gain stand beside each other
-        axes.plot(x, found["mean"], "o", color=colour, ms=5)
+        seeds = list(found["values"].values())
+        axes.plot(seeds, [place] * len(seeds), "|", color=colour, ms=6, alpha=0.45)
         if found["ci95"]:
-            axes.plot((x, x), found["ci95"], color=colour, lw=1.5, solid_capstyle="butt")
-        above = found["ci95"][1] if found["ci95"] else found["mean"]
-        axes.annotate(
-            part["point"], (x, above), (0, 3), textcoords="offset points", size=7, rotation=90, ha="center", va="bottom"
-        )
-    axes.set_xscale("log")
-    axes.set_xticks((1, 2, 5, 10), ("1", "2", "5", "10"))
-    axes.minorticks_off()
-    axes.margins(x=0.12, y=0.18)
-    axes.grid(axis="y", color=GRID, lw=0.6)
+            axes.plot(found["ci95"], (place, place), color=colour, lw=2, solid_capstyle="butt")
+        axes.plot(found["mean"], place, "o", color=colour, ms=5)
+    axes.grid(axis="x", color=GRID, lw=0.6)
 
 
 def losses_figure(report: dict[str, Any]) -> Figure:

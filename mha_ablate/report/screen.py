@@ -28,7 +28,9 @@ def screen_of(
         return None
     stage = TUNED if any(part["stage"] == TUNED for part in parts) else parts[0]["stage"]
     there = {part["point"]: part for part in parts if part["stage"] == stage}
-    levels = {point: _levels(words, factors) for point, words in whole["points"].items()}
+    levels = {point: found for point, words in whole["points"].items() if (found := _levels(words, factors))}
+    if len(levels) < len(whole["points"]) or not levels:
+        return None  # points that are not those of its factors: nothing that a design is known of
     arms = list(dict.fromkeys(arm["arm"] for part in there.values() for arm in part["arms"][1:]))
     screens = {arm: found for arm in arms if (found := _screened(levels, there, arm)) is not None}
     of_base = _screened(levels, there, None)
@@ -41,7 +43,7 @@ def screen_of(
         "rest": {
             arm: {key: getattr(one.rest, key) for key in ("df", "rms", "expected", "p")} for arm, one in screens.items()
         },
-        "design": _design(levels, screens, there),
+        "design": _design(levels, screens, there, {point: " ".join(words) for point, words in whole["points"].items()}),
         "aliases": _aliases(levels, screens),
         "stage": stage,
     }
@@ -50,23 +52,22 @@ def screen_of(
     return report
 
 
-def _levels(words: list[str], factors: dict[str, list[list[str]]]) -> dict[str, int]:
-    """Which level of each factor a point's words hold, factor by factor in their order."""
-    rest, found = list(words), {}
-    for name, (low, high) in factors.items():
-        sign = next(
-            s
-            for s, level in sorted(((-1, low), (1, high)), key=lambda one: -len(one[1]))
-            if rest[: len(level)] == level
-        )
-        found[name] = sign
-        rest = rest[len(high if sign > 0 else low) :]
-    return found
+def _levels(words: list[str], factors: dict[str, list[list[str]]]) -> dict[str, int] | None:
+    """Which level of each factor a point's words hold, factor by factor in their order; None where they hold no such levels."""
+    read: dict[int, dict[str, int]] = {0: {}}  # by how many words are read, the levels so far
+    for name, levels in factors.items():
+        read = {
+            n + len(level): {**found, name: sign}
+            for n, found in read.items()
+            for sign, level in zip((-1, 1), levels, strict=True)
+            if words[n : n + len(level)] == level
+        }
+    return read.get(len(words))
 
 
 def levels_in_words(words: list[str], factors: dict[str, list[list[str]]]) -> dict[str, str]:
     """The level of every factor at a point, `{"block": "post"}`; empty where the study is no screen."""
-    signs = _levels(words, factors) if factors else {}
+    signs = (_levels(words, factors) if factors else None) or {}
     return {name: short_levels([" ".join(level) for level in factors[name]])[sign > 0] for name, sign in signs.items()}
 
 
@@ -119,17 +120,22 @@ def _plain(effect: Effect) -> dict[str, Any]:
 
 
 def _design(
-    levels: dict[str, dict[str, int]], screens: dict[str, Screen], there: dict[str, dict[str, Any]]
+    levels: dict[str, dict[str, int]],
+    screens: dict[str, Screen],
+    there: dict[str, dict[str, Any]],
+    words: dict[str, str],
 ) -> dict[str, Any]:
     seeds = sorted({n for one in screens.values() for n in one.seeds.values()})
     return {
         "points": levels,
+        "words": words,
         "runs": len(levels),
         "factors": len(next(iter(levels.values()))),
         "resolution": aliases(levels).resolution,
         "seeds": seeds,
         "done": len(there),
         "lost": {arm: list(one.lost) for arm, one in screens.items() if one.lost},
+        "as_run": {arm: one.aliases.resolution for arm, one in screens.items()},
     }
 
 
@@ -168,14 +174,35 @@ def _next(
     if len(whole["factors"]) <= STRONGEST or len(names) < STRONGEST:
         return None
     ordered = [name for name in whole["factors"] if name in names]
-    arms = max((len(part["arms"]) for part in there.values()), default=1)
+    arms = list(dict.fromkeys(arm["arm"] for part in there.values() for arm in part["arms"]))
     seeds = max(4, *report["design"]["seeds"]) if report["design"]["seeds"] else 4
-    runs = 2**STRONGEST * arms * seeds
+    runs = 2**STRONGEST * len(arms) * seeds
     return {
-        "words": [f"study.factors=[{','.join(ordered)}]", f"study.seeds={seeds}", "name=screen_follow"],
+        "words": [
+            _factors_word(ordered, whole),
+            f"study.arms=[{','.join(arms)}]",
+            f"study.seeds={seeds}",
+            f"name={whole['study']}_follow",
+        ],
         "runs": runs,
         "core_minutes": None if seconds is None else runs * seconds / 60,
     }
+
+
+def _factors_word(names: list[str], whole: dict[str, Any]) -> str:
+    """What picks these factors: by name; with their levels where the request gave the factors as a table of its own."""
+    if not any(word.partition("=")[2].lstrip().startswith("{") for word in _asked(whole, "study.factors")):
+        return f"study.factors=[{','.join(names)}]"
+
+    def listed(words: list[str]) -> str:
+        return "[" + ",".join(f"'{word}'" for word in words) + "]"
+
+    told = (f"{name}: [{','.join(map(listed, whole['factors'][name]))}]" for name in names)
+    return f"study.factors={{{', '.join(told)}}}"
+
+
+def _asked(whole: dict[str, Any], key: str) -> list[str]:
+    return [word for word in whole.get("request", []) if word.partition("=")[0].lstrip("+") == key]
 
 
 def _sentence(report: dict[str, Any]) -> str:
@@ -185,12 +212,11 @@ def _sentence(report: dict[str, Any]) -> str:
         return "No point of the screen has an arm to compare with its baseline yet."
     over = f"over {counted(report['design']['done'], 'design point')} of {report['design']['runs']}"
     what = f"{arm} minus {report['baseline']}"
-    if not report["tests"]:
+    if all(row["p"] is None for row in rows):
         told = "; ".join(f"{row['factor']} ({_change(row)}: {row['effect']:+.3f})" for row in rows[:STRONGEST])
-        return (
-            f"A ranking that tests nothing, since one seed a point gives no error: {what} moves most with {told} nats "
-            f"per token, {over}."
-        )
+        one_seed = report["design"]["seeds"] == [1]
+        why = "one seed a point gives no error" if one_seed else "the points that are left give no error"
+        return f"A ranking that tests nothing, since {why}: {what} moves most with {told} nats per token, {over}."
     sure = [row for row in rows if row["p_holm"] is not None and row["p_holm"] < ALPHA]
     if not sure:
         least = max((row["ci95"][1] - row["ci95"][0]) / 2 for row in rows if row["ci95"])
@@ -261,8 +287,13 @@ def lines(report: dict[str, Any]) -> list[str]:
                 else ""
             )
         )
+    if found["inestimable"]:
+        told.append(f"the points that are there do not tell apart: {', '.join(found['inestimable'])}")
     for arm, lost in design["lost"].items():
-        told.append(f"{arm}: left out whole, since a seed is missing or diverged: {', '.join(lost)}")
+        told.append(
+            f"{arm}: left out whole, since a seed is missing or diverged: {', '.join(lost)} (resolution "
+            f"{design['as_run'][arm]} without)"
+        )
     for arm, rest in report["rest"].items():
         if rest["rms"] is not None:
             told.append(f"{arm}: between points {rest['rms']:.3f} nats are left (root mean square){_beyond(rest)}")

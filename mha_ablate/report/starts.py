@@ -12,10 +12,11 @@ FEWEST = 4  # different gains, below which an order says nothing
 
 
 def starts_of(report: dict[str, Any]) -> dict[str, Any] | None:
-    """`{points: {point: {gain_out, louder}}, order: {arm: rho}, stage}` where points differ in the gain of W_O; else None.
+    """`{points: {point: {gain_out, louder}}, order: {arm: rho}, over: {arm: starts}, stage}` of an unordered study; else None.
 
-    `louder` is 1 / gain: how much louder the branch starts without W_O, None where that is without end. `order` is Spearman's
-    rank correlation of it with an arm's mean delta, over the points that have both.
+    Of one whose points differ in the gain of W_O. `louder` is 1 / gain: how much louder the branch starts without W_O, None
+    where that is without end. `order` is Spearman's rank correlation of it with an arm's mean delta, over the starts that have
+    both, and `over` how many these are.
     """
     parts = report["parts"]
     stage = TUNED if any(part["stage"] == TUNED for part in parts) else parts[0]["stage"]
@@ -34,7 +35,7 @@ def starts_of(report: dict[str, Any]) -> dict[str, Any] | None:
             if arm["delta"] and louder is not None and arm["arm"] not in part["unfit"]:
                 found.setdefault(arm["arm"], []).append((louder, arm["delta"]["mean"]))
     order = {arm: rank_correlation(pairs) for arm, pairs in found.items() if len(pairs) >= FEWEST}
-    return {"points": points, "order": order, "stage": stage}
+    return {"points": points, "order": order, "over": {arm: len(found[arm]) for arm in order}, "stage": stage}
 
 
 def _gain(gain: float) -> dict[str, float | None]:
@@ -62,8 +63,10 @@ def ordering(report: dict[str, Any], arm: str | None) -> str:
         return ""
     rho = starts["order"][arm]
     how = "orders" if abs(rho) >= 0.8 else "goes some way to order" if abs(rho) >= 0.5 else "does not order"
-    n = sum(one["louder"] is not None for one in starts["points"].values())
-    return f"How much louder the branch starts once fc_out is gone {how} what {arm} costs: rank correlation {rho:+.2f} over {n} starts."
+    return (
+        f"How much louder the branch starts once fc_out is gone {how} what {arm} costs: rank correlation {rho:+.2f} over "
+        f"{starts['over'][arm]} starts."
+    )
 
 
 COLUMNS = ("start", "gain of W_O", "louder without", "arm", "delta, 95%", "verdict")

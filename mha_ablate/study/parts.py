@@ -123,7 +123,7 @@ def check_factors(folder: StudyFolder, study: StudyConfig) -> None:
     if held.get("factors", {}) != _factors(study) and (held.get("factors") or study.factor_words) and held:
         raise RequestError(
             f"{folder.path} holds a study of {', '.join(held.get('factors', {})) or 'no factors'}, and this one has "
-            f"{', '.join(study.factor_words) or 'none'}, or other levels of them: give name=NEW_NAME"
+            f"{', '.join(study.factor_words) or 'no factors'}, or other levels of them: give name=NEW_NAME"
         )
 
 

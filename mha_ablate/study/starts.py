@@ -46,7 +46,7 @@ class Start:
 
     @property
     def louder_without(self) -> float | None:
-        """How many times larger the branch starts without W_O: 1 / its gain, the geometric mean over layers; None where one is 0."""
+        """How many times larger the branch starts without W_O: 1 / gain, geometric mean over layers; None where one is 0."""
         if 0.0 in self.gain_out:
             return None
         return math.exp(-sum(map(math.log, self.gain_out)) / len(self.gain_out))
@@ -74,7 +74,7 @@ def measured(config: RunConfig) -> Start:
     per_head = layers[0].qkv.map.weight.shape[1] * place.head_dim
     if per_head > LARGEST_HEAD:
         raise RequestError(
-            f"one head's map has {per_head:,} entries, too many to draw under every init: take a smaller model.d_model, or more heads"
+            f"one head's map has {per_head:,} entries, too many to draw: take a smaller model.d_model, or more heads"
         )
     seeds = range(config.seeds[0], config.seeds[0] + min(DRAWS, max(1, WORK // (place.d_model * place.width))))
     try:

@@ -21,6 +21,7 @@ from mha_ablate.report.joint_plots import joint_figures
 from mha_ablate.report.plots import as_png
 from mha_ablate.report.write import write_report
 from scripts.page import text_between, write_into
+from scripts.published import settings
 from scripts.published.archive import pack, unpack
 
 if TYPE_CHECKING:
@@ -28,15 +29,23 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/findings.md"
+README = ROOT / "README.md"
 FIGURES = ROOT / "docs/figures"
 RUNS = ROOT / "docs/runs"  # archives of run folders
 CLAIMS = "claims"  # the study of the article's claims
 BASE = "base/tuned"  # its setting of the page's opening figure
 SECOND_LOOK = "claims_controls"  # other seeds, with controls
 PUBLISHED = ("gates", "hadamard", "skipless", "head_width")  # studies of what others found
+ALL = (CLAIMS, SECOND_LOOK, *PUBLISHED, *settings.STUDIES)
 AGREES = {SUPPORTED: "yes", REFUTED: "no", UNDECIDED: "open", ONLY_IF: "in part: only if"}
 FREE = 0.01  # nats: what a silenced head may cost and still count as needless
 LOOKED_AT = ("ranks", "heads")
+ANSWER = "answer.png"  # of README.md
+DRAWN = {  # figures of a study's report, and their names here
+    settings.STARTS: {"starts": ANSWER},
+    settings.SCREEN: {"screen": "screen"},
+    settings.LOUDNESS: {"losses": "loudness"},
+}
 
 
 def main(argv: list[str]) -> int:
@@ -65,7 +74,7 @@ def main(argv: list[str]) -> int:
         for name, text in made.items():
             print(f"{name}\n\n{text}\n")
             if asked.write:
-                write_into(PAGE, name, text)
+                write_into(page_of(name), name, text)
         if asked.write:
             found.draw()
     return 0
@@ -80,9 +89,9 @@ def _unpacked(folder: Path) -> Path:
 
 def keep(outputs: Path) -> int:
     """Pack the studies that the page tells of; returns the exit code."""
-    there = [outputs / name for name in (CLAIMS, SECOND_LOOK, *PUBLISHED) if (outputs / name).is_dir()]
+    there = [outputs / name for name in ALL if (outputs / name).is_dir()]
     if not there:
-        raise FileNotFoundError(f"{outputs} holds none of {', '.join((CLAIMS, SECOND_LOOK, *PUBLISHED))}")
+        raise FileNotFoundError(f"{outputs} holds none of {', '.join(ALL)}")
     for study in there:
         packed = pack(study, RUNS)
         print(f"{packed} ({packed.stat().st_size / 1e3:.0f} kB)")
@@ -91,13 +100,18 @@ def keep(outputs: Path) -> int:
 
 def check(made: dict[str, str]) -> int:
     """Name the tables of the page that are not those made now; returns the exit code."""
-    other = [name for name, text in made.items() if text_between(PAGE, name) != text]
+    other = [name for name, text in made.items() if text_between(page_of(name), name) != text]
     for name in other:
         print(
-            f"findings: the table {name} of {PAGE} is not what the runs say: run scripts/findings --write",
+            f"findings: the table {name} of {page_of(name)} is not what the runs say: run scripts/findings --write",
             file=sys.stderr,
         )
     return 1 if other else 0
+
+
+def page_of(name: str) -> Path:
+    """The page that a table stands in."""
+    return README if name == settings.MAP else PAGE
 
 
 class Found:
@@ -110,14 +124,17 @@ class Found:
         names = (CLAIMS, SECOND_LOOK, *PUBLISHED)
         self.outputs = outputs
         self.reports = {name: joint_report(outputs / name) for name in names if (outputs / name).is_dir()}
-        if not self.reports:
-            raise RequestError(f"{outputs} holds none of {', '.join(names)}: run `mha-ablate claims` first")
+        self.settings = settings.reports_of(outputs)
+        if not self.reports and not self.settings:
+            raise RequestError(f"{outputs} holds none of {', '.join(ALL)}: run `mha-ablate claims` first")
         self.inspected = inspected(outputs / CLAIMS)
         self.looked_at = next(iter(self.inspected.values()), None)
 
     def tables(self) -> dict[str, str]:
         """By the marks of the page that they stand between."""
-        made: dict[str, str] = {}
+        made = settings.tables_of(self.settings, markdown)
+        if settings.STARTS in self.settings:
+            made[settings.MAP] = settings.map_rows(self.settings, markdown)
         if report := self.reports.get(CLAIMS):
             made |= {"claims": claims_table(report), "contrasts": contrasts_tables(report)}
             made |= {"effort": effort(self.outputs / CLAIMS, report), "steps": steps(report), "beyond": beyond(report)}
@@ -134,11 +151,15 @@ class Found:
         if report := self.reports.get(CLAIMS):
             made |= joint_figures(report)
             write_report(self.outputs / CLAIMS / BASE)
-            (FIGURES / "answer.png").write_bytes((self.outputs / CLAIMS / BASE / "report/answer.png").read_bytes())
+            base = self.outputs / CLAIMS / BASE / "report/answer.png"
+            (FIGURES / "findings_base.png").write_bytes(base.read_bytes())
+        for name, wanted in DRAWN.items():
+            if report := self.settings.get(name):
+                made |= {new: joint_figures(report)[old] for old, new in wanted.items()}
         if self.looked_at:
             made |= {name: figure for name, figure in inspect_figures(self.looked_at).items() if name in LOOKED_AT}
         for name, figure in made.items():
-            (FIGURES / f"findings_{name}.png").write_bytes(as_png(figure))
+            (FIGURES / (name if name == ANSWER else f"findings_{name}.png")).write_bytes(as_png(figure))
 
 
 def claims_table(report: dict[str, Any]) -> str:

@@ -400,5 +400,4 @@ def test_it_knows_the_place_it_was_given(variant: str) -> None:
     for i, place in enumerate(f.place for f in fc_outs(model)):
         starts = place.starts
         assert starts is not None
-        sizes = {"d_model": 64, "n_heads": 4, "head_dim": 16, "n_layers": 2, "layer": i, "value_inputs": 64}
-        assert place == Place(**sizes, bias=True, starts=starts)
+        assert place == Place(64, 4, 16, 2, layer=i, bias=True, value_inputs=64, starts=starts)

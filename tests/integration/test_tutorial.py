@@ -205,7 +205,7 @@ def test_dropout_has_the_tutorials_places(explicit: bool, monkeypatch: pytest.Mo
     assert apart(wanted, theirs.eval()(some_ids())) > 0.01
 
 
-# ---- every setting in which the tutorial differs from `attention=split model=nano` is wired
+# ---- every setting in which the tutorial differs from `attention=split` in a usual model is wired
 
 RESET = {
     "attention.divide_by": ["attention.divide_by=sqrt_head_dim"],
@@ -226,9 +226,9 @@ def settings_of(*words: str) -> dict[str, Any]:
     return {f"{group}.{key}": value for group, own in groups.items() for key, value in vars(own).items()}
 
 
-def test_the_settings_below_are_all_in_which_they_differ() -> None:
+def test_the_settings_above_are_all_in_which_they_differ() -> None:
     usual, own = settings_of("attention=split", "model=nano"), settings_of(*TUTORIAL)
-    assert {key for key in own if own[key] != usual[key]} == set(RESET)
+    assert {key for key in own if own[key] != usual[key]} <= set(RESET)
     assert own["attention.qkv"] == "split"
 
 

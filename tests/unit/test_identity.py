@@ -95,7 +95,7 @@ def hash_of(config: RunConfig) -> str:
 
 
 def composed(*words: str) -> RunConfig:
-    return compose(["init=gpt2", "model.bias=false", *BEFORE, *words]).config
+    return compose(["init=gpt2", "model.bias=false", "model.tied_embedding=true", *BEFORE, *words]).config
 
 
 def read(folder: Path, kept: dict[str, Any]) -> RunConfig:
