@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 SHOWN = ("Parameters", "Class", "Source")
 MEASURED = "init"  # the group whose choices are measured
 WIDE = 100  # columns of a terminal that has room for every column
-COLUMNS = ("init", "gain of V", "gain of O", "gain of V O", "sd scores", "attended", "louder without")
+COLUMNS = ("init", "gain of V", "gain of O", "gain of V O", "sd scores", "attended", "without O")
 LEGEND = (
     "Gain: rms(out) / rms(in). V: W_V. O: W_O, that is fc_out=dense, first .. last layer where they differ. V O: the branch, for "
-    "one token. Sd scores: of what the softmax gets. Attended: tokens out of 64, exp(entropy) of the weights. Louder without: how "
+    "one token. Sd scores: of what the softmax gets. Attended: tokens out of 64, exp(entropy) of the weights. Without O: how "
     "many times larger the branch starts once W_O is gone, 1 / gain of O."
 )
 

@@ -613,8 +613,9 @@ def _levels(name: str, levels: Any) -> tuple[list[str], list[str]]:
         )
     for level in words:
         if not (isinstance(level, list) and level and all(isinstance(word, str) and "=" in word for word in level)):
+            shown = level[0] if isinstance(level, list) and len(level) == 1 else level
             raise ValueError(
-                f"study.factors.{name}: the level {level} is neither KEY=VALUE nor a list of such: give {FACTORS_LIKE}"
+                f"study.factors.{name}: the level {shown} is neither KEY=VALUE nor a list of such: give {FACTORS_LIKE}"
             )
         for word in level:
             if (key := word.partition("=")[0].lstrip("+~").partition(".")[0]) in NOT_A_FACTORS:

@@ -296,6 +296,9 @@ def _setting(study: Study) -> dict[str, Any]:
     seeds: set[int] = set()
     for run in study.runs:
         seeds.add(run.seed)
+        settings.setdefault("init", [])
+        if run.init not in settings["init"]:
+            settings["init"].append(run.init)
         for group in SETTING_KEYS:
             for key, value in flat(run.config.get(group) or {}, f"{group}.").items():
                 settings.setdefault(key, [])

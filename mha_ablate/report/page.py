@@ -230,7 +230,8 @@ def _setting(report: dict[str, Any]) -> str:
         steps, batch, context = (same[k] for k in ("trainer.steps", "trainer.batch_size", "model.context"))
         parts.append(f"{counted(steps, 'step')} of {batch} x {context} tokens")
     sizes = [f"{k} {same[f'model.{k}']}" for k in ("n_layers", "n_heads", "d_model") if f"model.{k}" in same]
-    return "; ".join(part for part in (*parts, ", ".join(sizes)) if part)
+    start = f"init={same['init']}" if "init" in same else ""
+    return "; ".join(part for part in (*parts, ", ".join(sizes), start) if part)
 
 
 def standing(report: dict[str, Any]) -> str:

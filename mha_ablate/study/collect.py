@@ -41,6 +41,11 @@ class Run:
         return self.about.get("state", "running")
 
     @property
+    def init(self) -> str:
+        """The start of the weights that was chosen; before there was a choice it was GPT-2's."""
+        return init_of(self.about)
+
+    @property
     def val_loss(self) -> float | None:
         """Final validation loss in nats per token; None unless the run ended well."""
         return self.about["result"]["val_loss"] if self.state == "ok" else None
@@ -70,6 +75,11 @@ class Study:
     def arm_hash(self, arm: str) -> str:
         """The configuration that the runs of an arm share, seeds aside; empty where it has none."""
         return next((run.about["arm_hash"] for run in self.of(arm)), "")
+
+
+def init_of(about: dict[str, Any]) -> str:
+    """The choice of `init` in a run.json."""
+    return about.get("choices", {}).get("init") or "gpt2"
 
 
 def collect(path: Path) -> Study:
@@ -128,18 +138,24 @@ def _labels(
         of_name = hashes.setdefault(about["arm"], [])
         if about["arm_hash"] not in of_name:
             of_name.append(about["arm_hash"])
-    names = {h: name for arm, of_arm in hashes.items() for h, name in _told_apart(arm, of_arm, configs).items()}
+    inits = {about["arm_hash"]: init_of(about) for _, about in found}
+    names = {h: name for arm, of_arm in hashes.items() for h, name in _told_apart(arm, of_arm, configs, inits).items()}
     labels = {f.path: names[about["arm_hash"]] for f, about in found}
     if len({(labels[f.path], about["seed"]) for f, about in found}) < len(found):
         labels = {f.path: f.path.parent.relative_to(root).as_posix() for f, about in found}
     return labels
 
 
-def _told_apart(arm: str, hashes: list[str], configs: dict[str, dict[str, Any]]) -> dict[str, str]:
+def _told_apart(
+    arm: str, hashes: list[str], configs: dict[str, dict[str, Any]], inits: dict[str, str]
+) -> dict[str, str]:
     """A label for each configuration of one name: up to three settings in which they differ, or the hash."""
     if len(hashes) == 1:
         return {hashes[0]: arm}
-    settings = {h: {k: v for g in SWEPT for k, v in flat(configs[h].get(g) or {}, f"{g}.").items()} for h in hashes}
+    settings = {
+        h: {"init": inits[h], **{k: v for g in SWEPT for k, v in flat(configs[h].get(g) or {}, f"{g}.").items()}}
+        for h in hashes
+    }
     keys = list(dict.fromkeys(key for known in settings.values() for key in known))
     differing = [key for key in keys if len({str(known.get(key)) for known in settings.values()}) > 1][:3]
     words = {h: [f"{key.rpartition('.')[2]}={known.get(key)}" for key in differing] for h, known in settings.items()}

@@ -26,6 +26,7 @@ from tests.unit.small import blocks, fc_outs, rms
 
 VARIANTS = choice_names("fc_out")
 ATTENTIONS = choice_names("attention")
+INITS = choice_names("init")
 VOCAB = 13
 SMALL = (
     "model.d_model=64",
@@ -39,6 +40,11 @@ SMALL = (
 variant = pytest.mark.parametrize("variant", VARIANTS)
 attention = pytest.mark.parametrize("attention", ATTENTIONS)
 bias = pytest.mark.parametrize("bias", ["false", "true"], ids=["no_bias", "bias"])
+init = pytest.mark.parametrize("init", INITS)
+start = pytest.mark.parametrize(  # every init under one attention, every attention under one init
+    ("attention", "init"),
+    [("fused", name) for name in INITS] + [(name, "gpt2") for name in ATTENTIONS if name != "fused"],
+)
 
 
 @cache
@@ -144,32 +150,83 @@ def test_two_steps_of_training_stay_finite_and_lower_the_loss(variant: str, atte
 
 
 @variant
-@attention
-def test_its_start_gain_is_what_is_measured(variant: str, attention: str) -> None:
-    overrides = ("model.d_model=128", "model.n_layers=2", "model.d_ff=1", "model.bias=true")
-    model = model_of(config_of(variant, attention, *overrides), VOCAB)
+@start
+def test_its_start_gain_is_what_is_measured(variant: str, attention: str, init: str) -> None:
+    sizes = ("model.d_model=128", "model.n_layers=2", "model.d_ff=1", "model.bias=true", f"init={init}")
+    model = model_of(config_of(variant, attention, *sizes), VOCAB)
     stream = torch.Generator().manual_seed(0)
     for fc_out in fc_outs(model):
+        with torch.no_grad():  # an init may have biases that are not 0, which are no part of a gain
+            for name, p in fc_out.named_parameters():
+                if name == "bias" or name.endswith("map.bias") or name.endswith("up.bias"):
+                    p.zero_()
         z_BTHV = torch.randn(8, 32, 4, fc_out.value_width, generator=stream)
         y_BTC = fc_out(z_BTHV, torch.randn(8, 32, 128, generator=stream))
         assert y_BTC.shape == (8, 32, 128)
         assert rms(y_BTC) / rms(z_BTHV) == pytest.approx(fc_out.start_gain, rel=0.05)
 
 
+SAME_AS_DENSE = {  # starts that are the treatment, where dense's own gain happens to be theirs
+    ("zero_init", "zero_out"),
+    *((name, init) for name in ("identity_init", "skip_gain") for init in ("flax", "nn_transformer", "t5", "xavier")),
+}
+
+
 @variant
-@attention
+@start
 def test_it_starts_with_denses_gain_unless_nothing_is_learned_or_the_start_is_the_treatment(
-    variant: str, attention: str
+    variant: str, attention: str, init: str
 ) -> None:
     treatment = "start is the treatment" in doc_of(variant)
-    for fc_out in fc_outs(model_of(config_of(variant, attention), VOCAB)):
+    for fc_out in fc_outs(model_of(config_of(variant, attention, f"init={init}"), VOCAB)):
         dense = pytest.approx(fc_out.place.dense_gain)
         if treatment:
-            assert fc_out.start_gain != dense
+            assert (fc_out.start_gain == dense) is ((variant, init) in SAME_AS_DENSE)
         elif any(True for p in fc_out.parameters() if p.requires_grad):
             assert fc_out.start_gain == dense
         else:
             assert fc_out.start_gain in (dense, pytest.approx(1.0))
+
+
+@variant
+@init
+def test_it_trains_under_every_init_and_all_of_it_moves(variant: str, init: str) -> None:
+    """Where the last map of a branch starts at 0, the maps before it get their first gradient after the first step."""
+    config = config_of(variant, "fused", f"init={init}", "model.bias=true", "model.n_layers=1", "model.d_model=32")
+    model = model_of(config, VOCAB)
+    optimizer = optimizer_of(config, model, torch.float32)
+    losses, heard = [], set[str]()
+    for _ in range(4):
+        loss = model.loss(ids(), ids(1))
+        losses.append(loss.item())
+        loss.backward()
+        heard |= {n for n, p in model.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
+        optimizer.step(2e-3, 1.0)
+    assert all(math.isfinite(loss) for loss in losses)
+    assert losses[-1] < losses[0]
+    assert heard == {n for n, p in model.named_parameters() if p.requires_grad}
+
+
+@variant
+def test_what_starts_at_0_is_matched_by_no_constant_and_a_learned_scale_trains(variant: str) -> None:
+    silent = class_of(variant)(Place(64, 4, 16, 2, 0, False, 64)).start_gain == 0
+    matched = config_of(variant, "fused", "init=zero_out", "attention.branch_scale=matched")
+    with pytest.raises(RequestError, match=r"^attention\.branch_scale=matched") as caught:
+        model_of(matched, VOCAB)
+    assert "\n" not in str(caught.value)
+    learned = config_of(variant, "fused", "init=zero_out", "attention.branch_scale=learned")
+    if silent or fc_outs(model_of(config_of(variant, "fused", "init=zero_out"), VOCAB))[0].start_gain == 0:
+        with pytest.raises(RequestError, match=r"^attention\.branch_scale=learned .* starts at 0: use 1\.0$"):
+            model_of(learned, VOCAB)
+        return
+    model = model_of(learned, VOCAB)
+    scales = [block.attention.scale for block in blocks(model)]
+    assert all(s is not None and s.item() == 0 for s in scales)
+    optimizer = optimizer_of(learned, model, torch.float32)
+    for _ in range(2):
+        model.loss(ids(), ids(1)).backward()
+        optimizer.step(1e-3, 1.0)
+    assert all(s is not None and s.abs().item() > 0 for s in scales)
 
 
 @variant

@@ -1,4 +1,4 @@
-"""docs/variants.md: every variant with its facts and settings, and a check that notices when it is not current."""
+"""docs/variants.md and docs/starts.md, and a check that notices when they are not current."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def tree(tmp_path: Path) -> Path:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("scripts", "docs"):
         (tmp_path / name).mkdir()
-    shutil.copy(ROOT / "scripts/gen_docs", tmp_path / "scripts/gen_docs")
+    for file in ("__init__.py", "gen_docs", "starts_page.py"):
+        shutil.copy(ROOT / "scripts" / file, tmp_path / "scripts" / file)
     (tmp_path / "mha_ablate/model/fc_out/odd.py").write_text(
         'class Odd:\n    """y = |z|*g: odd, `a*b` and H*D.\n\n    More <of> it.\n\n    Parameters: H\n'
         "    Parameters [rank=2]: 2 H\n    Frozen: D\n"

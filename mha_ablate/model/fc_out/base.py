@@ -101,7 +101,9 @@ class Place:
         n_out = self.width * self.value_inputs // self.d_model  # under attention=split one map serves all heads
         std = self.rules.of("value", n_in=self.value_inputs, n_out=n_out).std
         if not std:
-            raise ValueError(f"init.value={self.rules.rules['value']}: the values start at 0, and nothing can be tied to that")
+            raise ValueError(
+                f"init.value={self.rules.rules['value']}: the values start at 0, and nothing can be tied to that"
+            )
         return std
 
     @property

@@ -1,0 +1,136 @@
+"""docs/starts.md: which `init=` a library's code has, and what attention starts with under each, measured."""
+
+from __future__ import annotations
+
+from mha_ablate.config.catalog import choices
+from mha_ablate.study.starts import Start, measured_starts
+
+# What people run, in the words that they would look for; the init that it is; what to know of it.
+FAMILIES = [
+    ("`nn.Linear`, `nn.Embedding` as they come: courses, tutorials, notebooks", "torch", "all four biases uniform"),
+    ("vit-pytorch", "torch", "no bias on q, k, v; with one head it has no output projection"),
+    (
+        "x-transformers",
+        "torch",
+        "no biases; with one head it has no output projection; `depth_scale_residual=True`: below",
+    ),
+    ("timm.layers.Attention by itself; timm's ViT with `weight_init` reset or skip", "torch", "no bias on q, k, v"),
+    ("equinox", "torch", "no biases by default"),
+    ("torch nn.MultiheadAttention, nn.TransformerEncoderLayer", "torch_mha", "biases of attention 0"),
+    ("torchvision's ViT", "torch_mha", ""),
+    ("the encoder and decoder inside torch nn.Transformer", "nn_transformer", "not what its layers have by themselves"),
+    ('timm\'s ViT with `weight_init="jax"`', "nn_transformer", "its attention: everything else is another start"),
+    ('timm\'s ViT with `weight_init="moco"`', "xavier", "its attention"),
+    ("Keras from 3.15", "xavier", "GroupQueryAttention: K and V by their own width"),
+    ("flax with `kernel_init=xavier_uniform()`", "xavier", ""),
+    ("Keras up to 3.14", "keras", "the only one whose start depends on the number of heads"),
+    ("flax.linen, flax.nnx", "flax", ""),
+    ("haiku with `VarianceScaling(1.0)`", "flax", "VarianceScaling(s): every gain times sqrt(s)"),
+    ("GPT-2, nanoGPT", "gpt2", ""),
+    ("ModernBERT", "modernbert", ""),
+    ("Llama, GPT-NeoX, OPT, BERT, ViT of transformers", "llama", "Llama has no biases, the others have 0"),
+    ("OLMo2, Qwen3, Gemma3", "llama", "they also normalise q and k, so scores have a standard deviation near 1"),
+    ("timm's ViT by default", "llama", "`fix_init=True`: below"),
+    ("T5", "t5", "it does not divide scores by sqrt(D); `S` in its file keeps the scores"),
+    ("modded-nanogpt, nanochat", "zero_out", ""),
+]
+SETTINGS = [  # what the tables are measured at
+    ("d_model 128, 4 heads, 4 layers", ["model.d_model=128", "model.n_heads=4", "model.n_layers=4"]),
+    ("d_model 768, 12 heads, 12 layers", ["model.d_model=768", "model.n_heads=12", "model.n_layers=12"]),
+]
+PLAIN = ["attention=fused", "model.bias=false", "model.head_dim=null", "model.d_ff=null", "init_seed=0"]
+
+HEAD = """# Which start is yours?
+
+<!-- Written by scripts/gen_docs: change scripts/starts_page.py or configs/init, and run it. -->
+
+If your code uses `nn.Linear` as it comes, yours is `init=torch`; the first table has other libraries and model families.
+The start matters here because it sets how large the attention branch is, and so what removing `fc_out` changes: without W_O the
+branch starts 1.7 times larger under PyTorch's start, 12.5 times under GPT-2's at this size, and as large as before in flax.
+
+`init=NAME` sets where every tensor starts: W_Q, W_K, W_V, W_O, the MLP's two maps, the embeddings, the output layer, the biases.
+`mha-ablate list init model.d_model=768 model.n_heads=12 model.n_layers=12` measures the tables below at your own sizes.
+
+## Libraries and model families
+
+| code | `init=` | note |
+|---|---|---|
+"""
+COLUMNS = """
+## What attention starts with
+
+W_Q, W_K, W_V and W_O are drawn as a model draws them, and N(0, 1) input goes through.
+
+- **gain**: rms(out) / rms(in) of a map. A map of n inputs with standard deviation s has s sqrt(n).
+- **V O**: the gain of the branch for one token: values, then the output projection.
+- **sd of scores**: the standard deviation of q k / sqrt(D), which is what the softmax gets.
+- **attended**: exp(entropy) of the attention weights over 64 tokens. 64 is flat; fewer is more peaked.
+- **without O**: how many times larger the branch starts once W_O is gone: 1 / gain of O. Below 1 the branch becomes smaller.
+
+A fixed 0.02 has a gain that grows with width. Starts by fan-in (`torch`, `xavier`, `flax`, `t5`) do not move with it.
+"""
+TABLE = """
+| `init=` | gain of V | gain of O | V O | sd of scores | attended | without O |
+|---|---|---|---|---|---|---|
+"""
+TAIL = """
+Under `init=zero_out` W_O starts at 0, and so do the learned maps that take its place. `attention.branch_scale=matched` is refused
+there, since a constant 0 never trains; `attention.branch_scale=learned` starts at 0 and leaves it.
+
+## A start of your own
+
+Write a file of rules into a folder, `mine/init/depth_scaled.yaml`, beginning from one of ours:
+
+```yaml
+# x-transformers with depth_scale_residual=True: the last maps shrink with the layer
+defaults: [torch]
+out: normal(std=1 / sqrt(2 K l))
+```
+
+Then `mha-ablate compare --config-dir mine init=depth_scaled` uses it, and `mha-ablate list init --config-dir mine` measures it.
+
+A rule is a kind of distribution and a formula of sizes:
+
+- `normal(std=...)`; `uniform(bound=...)`, whose standard deviation is bound / sqrt(3); `truncated(scale=...)`, a normal cut at two
+  scales, whose standard deviation is 0.8796 of the scale; `zeros()`. Each but the last takes `std=` and `gain=` as well;
+  gain is std sqrt(n_in).
+- Sizes: `n_in` and `n_out` of the map, `C` d_model, `H` n_heads, `D` head_dim, `K` = H D, `L` n_layers, `F` d_ff, `S` what scores
+  are divided by; in `out`, `up` and `down` also `l`, the layer, from 1. Words side by side multiply; `sqrt`, `log2`, `^`.
+- timm's `fix_init=True` is `defaults: [llama]` with `out` and `down` as `normal(std=0.02 / sqrt(2 l))`.
+
+## What an init does not set
+
+- **`model.block=skipless`**: without a skip around attention a small W_O would leave nothing of the stream. W_O has gain 1 there,
+  and is N(0, 1 / K), whatever the init.
+- **A tied embedding** is the output layer, and starts as `output` says, since that sets the scale of the logits.
+- **Norms** start with gain 1 and bias 0.
+- **Variants of `fc_out`** start with dense's gain under the same init, and in its kind of distribution, unless
+  [their start is what they are about](variants.md).
+- **muP** is not among the inits because it is a parametrisation and not a start: rates for each matrix, a multiplier of the output
+  and scores divided by D belong to it.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    rows = "".join(f"| {code} | [`{init}`](../configs/init/{init}.yaml) | {note} |\n" for code, init, note in FAMILIES)
+    return HEAD + rows + COLUMNS + "".join(measured(*setting) for setting in SETTINGS) + TAIL
+
+
+def measured(title: str, sizes: list[str]) -> str:
+    """A table at some sizes."""
+    _, starts = measured_starts(choices("init"), [*PLAIN, *sizes])
+    return f"\n### At {title}\n{TABLE}" + "".join(row(name, start) for name, start in starts.items())
+
+
+def row(name: str, start: Start) -> str:
+    """A line of it. No more digits than a draw of matrices repeats."""
+    louder = start.louder_without
+    numbers = [start.gain_value, start.gain_out[0], start.gain_branch, start.scores_sd, start.attended]
+    cells = [short(n) for n in numbers] + ["-" if louder is None else short(louder)]
+    return f"| {name} | {' | '.join(cells)} |\n"
+
+
+def short(number: float) -> str:
+    """Two digits, or whole numbers and one decimal from 10 on."""
+    return f"{number:.1f}" if number >= 10 else f"{number:#.2g}" if number else "0"
