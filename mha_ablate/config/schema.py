@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mha_ablate.config.factorial import MOST as MOST_FACTORS
-from mha_ablate.config.start_rule import GPT2, check_rule
 from mha_ablate.errors import nearest
+from mha_ablate.start_rule import GPT2, check_rule
 
 STAGES_OF_TUNING = ("grid", "shared", "tuned")  # folders below a point
 NOT_A_FACTORS = (
@@ -99,7 +99,7 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class InitConfig:
-    """Where every tensor starts, as rules (`config.start_rule`): W_Q, W_K, W_V, W_O, the MLP's two, the tables, the biases."""
+    """Where every tensor starts, as rules (`mha_ablate.start_rule`): W_Q, W_K, W_V, W_O, the MLP's two, the tables, the biases."""
 
     query: str
     key: str

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from mha_ablate.config.start_rule import CUT, CUT_STD, GPT2, parsed_rule
+from mha_ablate.start_rule import CUT, CUT_STD, GPT2, parsed_rule
 
 __all__ = ["GPT2", "ROTATION", "ZEROS", "Distribution", "Draw", "Starts", "initialise", "sizes_of", "stream"]
 
@@ -42,7 +42,7 @@ ZEROS, ROTATION = Distribution("zeros", 0.0), Distribution("rotation", 1.0)
 class Starts:
     """The rules of an init at the sizes of a model: `of("up", n_in=128, n_out=512)` is what W_up is drawn from.
 
-    `rules` has a rule for each of `GPT2`'s names, `sizes` a value for each of `config.start_rule.SIZES`.
+    `rules` has a rule for each of `GPT2`'s names, `sizes` a value for each of `mha_ablate.start_rule.SIZES`.
     """
 
     rules: Mapping[str, str]

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mha_ablate.config.start_rule import gain_of_out
 from mha_ablate.cost.freedom import freedom_lost
 from mha_ablate.errors import RequestError
 from mha_ablate.report.assemble import assemble, changed_since, commits, unfit
@@ -25,6 +24,7 @@ from mha_ablate.report.sentence import counted
 from mha_ablate.report.starts import ordering, starts_of
 from mha_ablate.report.tables import latex_table, markdown_table, parts_csv, regenerating
 from mha_ablate.run.folder import StudyFolder, write_atomic
+from mha_ablate.start_rule import gain_of_out
 from mha_ablate.study.collect import Study, collect
 from mha_ablate.study.parts import GRID, SHARED, STABLE, TUNED, Tuning, tuning_of
 

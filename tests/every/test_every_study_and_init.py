@@ -32,7 +32,9 @@ def configs_of(study: str) -> dict[str, RunConfig]:
     asked = compose([f"study={study}"]).config.study
     words = {arm: list(asked.arms[arm]) for arm in asked.chosen}
     words |= {f"{asked.baseline} at {p}": [*own, *asked.arms[asked.baseline]] for p, own in asked.point_words.items()}
-    kept = {name: [w for w in of_one if not w.startswith(("match", "study.", "data"))] for name, of_one in words.items()}
+    kept = {
+        name: [w for w in of_one if not w.startswith(("match", "study.", "data"))] for name, of_one in words.items()
+    }
     composed = compose_many([[f"study={study}", *of_one] for of_one in kept.values()])
     return {name: small(one.config) for name, one in zip(kept, composed, strict=True)}
 

@@ -16,10 +16,10 @@ from torch import Tensor
 from mha_ablate.build import counted_cost, counted_work, fc_out_maker, matched, model_of, optimizer_of
 from mha_ablate.config.catalog import choice_names, choices
 from mha_ablate.config.compose import compose
-from mha_ablate.config.formula import formulas, value_of
 from mha_ablate.config.schema import RunConfig
 from mha_ablate.cost.count import forward_flops, parameters
 from mha_ablate.errors import RequestError
+from mha_ablate.formula import formulas, value_of
 from mha_ablate.model.fc_out.base import FcOut, Place
 from mha_ablate.model.gpt import GPT
 from tests.unit.small import blocks, fc_outs, rms

@@ -97,7 +97,10 @@ def plain_torch() -> Parts:
             for rule, tensors in piece.items():
                 found[rule] += tensors
     ends = linear(D_MODEL, VOCAB, "output", "output_bias")
-    tables: Parts = {"embedding": [nn.Embedding(VOCAB, D_MODEL).weight], "positions": [nn.Embedding(CONTEXT, D_MODEL).weight]}
+    tables: Parts = {
+        "embedding": [nn.Embedding(VOCAB, D_MODEL).weight],
+        "positions": [nn.Embedding(CONTEXT, D_MODEL).weight],
+    }
     return {**found, **ends, **tables}
 
 

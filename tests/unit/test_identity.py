@@ -12,9 +12,9 @@ import yaml
 
 from mha_ablate.config.compose import compose, to_yaml
 from mha_ablate.config.schema import RunConfig, config_hash
-from mha_ablate.config.start_rule import GPT2
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import RunFolder
+from mha_ablate.start_rule import GPT2
 from mha_ablate.study.replay import config_of
 
 TEXT = {"sha256": "0" * 64, "split": "blocks", "parts": None, "tokenizer_sha256": "1" * 64}

@@ -18,7 +18,6 @@ from mha_ablate.build import model_of
 from mha_ablate.config.catalog import choice_names
 from mha_ablate.config.compose import compose, configs_dir
 from mha_ablate.config.schema import InitConfig, RunConfig
-from mha_ablate.config.start_rule import CUT_STD, FANS, GPT2, SIZES, Rule, check_rule, parsed_rule
 from mha_ablate.errors import RequestError
 from mha_ablate.model.fc_out.base import Place
 from mha_ablate.model.fc_out.dense import Dense
@@ -26,6 +25,7 @@ from mha_ablate.model.fc_out.merged_ov import MergedOV
 from mha_ablate.model.fc_out.none import NoProjection
 from mha_ablate.model.init import ROTATION, ZEROS, Distribution, Draw, Starts, sizes_of
 from mha_ablate.model.layers import Linear
+from mha_ablate.start_rule import CUT_STD, FANS, GPT2, SIZES, Rule, check_rule, parsed_rule
 from tests.unit.small import SIZES as SIZES_OF_SMALL
 from tests.unit.small import blocks, fc_outs, gpt
 

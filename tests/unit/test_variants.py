@@ -17,9 +17,9 @@ from torch.func import functional_call, vmap
 from mha_ablate.build import fc_out_maker, model_of
 from mha_ablate.config.catalog import choice_names
 from mha_ablate.config.compose import compose
-from mha_ablate.config.formula import formulas, value_of
 from mha_ablate.config.schema import RunConfig
 from mha_ablate.errors import RequestError
+from mha_ablate.formula import formulas, value_of
 from mha_ablate.model.fc_out.base import FcOut, Place
 from mha_ablate.model.gpt import GPT
 from mha_ablate.model.init import Draw, initialise
@@ -448,7 +448,21 @@ def test_a_formula_is_evaluated(formula: str, value: float) -> None:
 
 @pytest.mark.parametrize(
     "formula",
-    ["", "x", "2 +", "open(1)", "H.real", "__import__", "[1]", "1.5.2", "1e", "H if H else D", "log2", "'a'", "2 ** H; D"],
+    [
+        "",
+        "x",
+        "2 +",
+        "open(1)",
+        "H.real",
+        "__import__",
+        "[1]",
+        "1.5.2",
+        "1e",
+        "H if H else D",
+        "log2",
+        "'a'",
+        "2 ** H; D",
+    ],
 )
 def test_what_is_no_formula_is_refused(formula: str) -> None:
     with pytest.raises(ValueError, match="is no formula of H, D"):

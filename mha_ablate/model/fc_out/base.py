@@ -6,7 +6,7 @@ A variant is one subclass of `FcOut` in a file of its own and one YAML that name
 
 Its docstring opens with the formula, and has a line each for `Parameters:` (trained), `Frozen:` (if any), `FLOPs:` (matrix
 products, by token), `Elementwise:` (other FLOPs, if any), `Class:` and `Source:`. Tests evaluate the first four, which count
-one layer and no bias (`config.formula`). A variant that starts otherwise than dense says "the start is the treatment".
+one layer and no bias (`mha_ablate.formula`). A variant that starts otherwise than dense says "the start is the treatment".
 """
 
 from __future__ import annotations

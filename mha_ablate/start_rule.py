@@ -6,7 +6,7 @@
     zeros()
 
 Each takes `std=` too, and `gain=`, which is std sqrt(n_in): how much louder than its input what the map gives is, for random
-input. What is given is a formula of sizes (`config.formula`).
+input. What is given is a formula of sizes (`mha_ablate.formula`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mha_ablate.config.formula import value_of
+from mha_ablate.formula import value_of
 
 CUT = 2.0  # scales at which a truncated normal is cut
 # Its standard deviation over its scale: sqrt(1 - 2 c phi(c) / (2 Phi(c) - 1)).
