@@ -30,7 +30,8 @@ LEVEL = {
     "surgery": 3,
     **dict.fromkeys(("model", "data", "run", "cost", "stats"), 2),
     "config": 1,
-    **dict.fromkeys(("errors", "formula", "start_rule"), 0),
+    **dict.fromkeys(("errors", "start_rule"), 0),
+    "formula": -1,
     "__init__": 0,  # the version; the Python interface that it hands out is imported when it is asked for
 }
 TAKE_PLAIN_ARGUMENTS = ("model", "data", "training", "cost", "stats", "run", "surgery")
