@@ -121,7 +121,7 @@ def _half(arm: dict[str, Any]) -> str:
     """`+0.17 ±0.04 worse`, rounded to what matters."""
     words = {"costs": "worse", "helps": "better"}
     delta, verdict = arm["delta"], arm["verdict"]
-    if not delta:
+    if not delta or not delta["ci95"]:
         return "-"
     half = (delta["ci95"][1] - delta["ci95"][0]) / 2
     return f"{delta['mean']:+.3f} ±{half:.3f} {words.get(verdict, verdict)}"

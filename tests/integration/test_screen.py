@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mha_ablate.report import write
 from tests.conftest import SMALL, Cli
 from tests.integration.process import interrupt, start, states, wait_for
 
@@ -29,10 +30,18 @@ def tiny(small: list[str]) -> list[str]:
     ]
 
 
+@pytest.fixture
+def _no_pages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Points without pages and figures of their own, which take longer than such training does."""
+    monkeypatch.setattr(write, "page", lambda *_: "")
+    monkeypatch.setattr(write, "figures", lambda *_: {})
+
+
 def written(path: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in path.rglob("run.json")}
 
 
+@pytest.mark.usefixtures("_no_pages")
 def test_a_screen_prints_its_factors_and_a_second_call_trains_nothing(
     cli: Cli, tiny: list[str], tmp_path: Path
 ) -> None:
@@ -75,6 +84,7 @@ def test_a_screen_prints_its_factors_and_a_second_call_trains_nothing(
     assert cli("report", str(folder), "--json").json["screen"] == told["screen"]
 
 
+@pytest.mark.usefixtures("_no_pages")
 def test_a_screen_that_was_interrupted_goes_on(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
     request = ["screen", *tiny, ONE, *TWO_ARMS, "study.seeds=2", "trainer.steps=60", "trainer.eval_every=30"]
     process = start(*request)
@@ -92,6 +102,7 @@ def test_a_screen_that_was_interrupted_goes_on(cli: Cli, tiny: list[str], tmp_pa
     assert set(states(folder).values()) == {"ok"}
 
 
+@pytest.mark.usefixtures("_no_pages")
 def test_a_screen_that_was_planned_is_confirmatory(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
     words = ["study=screen", "study.factors=[block]", "study.arms=[dense,none]", "name=ahead"]
     made = cli("plan", *tiny, *words, "--sd", "0.01", "--effect", "1", "--json")
