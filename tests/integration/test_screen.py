@@ -86,7 +86,7 @@ def test_a_screen_prints_its_factors_and_a_second_call_trains_nothing(
 
 @pytest.mark.usefixtures("_no_pages")
 def test_a_screen_that_was_interrupted_goes_on(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
-    request = ["screen", *tiny, ONE, *TWO_ARMS, "study.seeds=2", "trainer.steps=60", "trainer.eval_every=30"]
+    request = ["screen", *tiny, ONE, *TWO_ARMS, "study.seeds=8", "trainer.steps=20", "trainer.eval_every=10"]
     process = start(*request)
     folder = tmp_path / "outputs/screen"
     wait_for(lambda: "ok" in states(folder).values())
@@ -98,7 +98,7 @@ def test_a_screen_that_was_interrupted_goes_on(cli: Cli, tiny: list[str], tmp_pa
     done = cli(*request, "--json")
     assert done.code == 0, done.err
     assert {file: at for file, at in written(folder).items() if file in before} == before
-    assert len(states(folder)) == 2 * 2 * 2
+    assert len(states(folder)) == 2 * 2 * 8
     assert set(states(folder).values()) == {"ok"}
 
 
