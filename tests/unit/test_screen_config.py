@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mha_ablate.conduct.study import same_cost
-from mha_ablate.config.compose import compose, known_keys
+from mha_ablate.config.compose import compose, compose_many, known_keys
 from mha_ablate.config.schema import StudyConfig, TuneConfig
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import StudyFolder
@@ -34,14 +34,12 @@ def test_every_point_of_a_new_study_composes(name: str, points: int, shared: boo
     assert len(found.point_words) == points
     assert found.tune is not None
     assert found.tune.shared is shared
-    for words in found.point_words.values():
-        compose([f"study={name}", *words])
+    compose_many([[f"study={name}", *words] for words in found.point_words.values()])
 
 
 def test_every_level_of_the_screen_composes() -> None:
-    for levels in study("study=screen").factor_words.values():
-        for words in levels:
-            compose(["study=screen", *words])
+    levels = [words for both in study("study=screen").factor_words.values() for words in both]
+    compose_many([["study=screen", *words] for words in levels])
 
 
 def test_starts_that_are_0_leave_out_what_is_matched_to_them() -> None:
