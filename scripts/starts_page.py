@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from mha_ablate.config.catalog import choices
 from mha_ablate.study.starts import Start, measured_starts
 
@@ -112,7 +114,8 @@ A rule is a kind of distribution and a formula of sizes:
 
 
 def page() -> str:
-    """The whole page."""
+    """The whole page, the same on any number of cores."""
+    torch.set_num_threads(1)
     rows = "".join(f"| {code} | [`{init}`](../configs/init/{init}.yaml) | {note} |\n" for code, init, note in FAMILIES)
     return HEAD + rows + COLUMNS + "".join(measured(*setting) for setting in SETTINGS) + TAIL
 

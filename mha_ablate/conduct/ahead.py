@@ -107,7 +107,8 @@ def _planned(request: list[str], point: Part, study: StudyConfig, observer: Obse
     """One point of it, checked, at the shared rate if rates are tuned. Raises RequestError where something has run already."""
     from dataclasses import replace
 
-    from mha_ablate.study.parts import single, stages_of
+    from mha_ablate.config.schema import stages_of
+    from mha_ablate.study.parts import single
     from mha_ablate.study.plan import make_plan
 
     part = replace(point, stage=stages_of(study.tune)[0])

@@ -99,11 +99,12 @@ class _Conductor:
 
     def _several(self, asked: RunConfig) -> Conducted:
         """Every part is checked before the first one runs."""
+        from mha_ablate.config.schema import stages_of
         from mha_ablate.report.joint import write_joint
         from mha_ablate.report.write import write_again
         from mha_ablate.run.folder import StudyFolder
         from mha_ablate.run.lock import locked
-        from mha_ablate.study.parts import check_factors, check_tuning, departures, points_of, stages_of, write_parts
+        from mha_ablate.study.parts import check_factors, check_tuning, departures, points_of, write_parts
         from mha_ablate.study.plan import outputs_of
 
         study = asked.study

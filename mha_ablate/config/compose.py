@@ -275,6 +275,8 @@ def from_plain(plain: dict[Any, Any]) -> RunConfig:
                 continue
             if not isinstance(values, dict):
                 raise RequestError(f"{group}.{key}={values}: {advice}")
+            if key == "tune":
+                values.setdefault("shared", True)  # files from before there was a choice do not say
             schema[group] = OmegaConf.structured(outer)
             _unlock(schema[group])
             schema[group][key] = OmegaConf.structured(kind)

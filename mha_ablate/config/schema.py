@@ -319,7 +319,7 @@ class TuneConfig:
     rates: list[float]  # a log grid, the same for every arm
     seeds: list[int]  # other ones than the study's
     widen: int  # how often the grid may be widened where a best rate lies at its edge
-    shared: bool = True  # whether arms are compared at the shared rate as well; files from before say nothing of it
+    shared: bool  # whether arms are compared at the shared rate as well
 
     def __post_init__(self) -> None:
         if len(self.rates) < 3 or any(not 0 < rate < math.inf for rate in self.rates):
@@ -343,6 +343,22 @@ USUAL = (
     ("model", "dropout_at", "branch"),
     ("model", "output_bias", False),
 )
+
+
+def stages_of(tune: TuneConfig | None) -> tuple[str, ...]:
+    """The stages at which a study of such tuning compares its arms, in the order in which they run."""
+    if tune is None:
+        return ("",)
+    return STAGES_OF_TUNING[1:] if tune.shared else STAGES_OF_TUNING[2:]
+
+
+def stages_held(whole: dict[str, Any]) -> tuple[str, ...]:
+    """The same of what parts.json holds."""
+    tune = whole.get("tune")
+    if not tune:
+        return ("",)
+    return STAGES_OF_TUNING[1:] if tune.get("shared", True) else STAGES_OF_TUNING[2:]
+
 
 EXPECTED = ("costs", "helps", "level", "no_worse", "no_better")
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mha_ablate.config.schema import STAGES_OF_TUNING
+from mha_ablate.config.schema import STAGES_OF_TUNING, stages_held
 from mha_ablate.run.folder import StudyFolder
 from mha_ablate.stats.paired import paired
 from mha_ablate.stats.verdict import decide
-from mha_ablate.study.parts import stages_held
 
 _, SHARED, TUNED = STAGES_OF_TUNING
 STAGES = {SHARED: "shared rate", TUNED: "own best rate", "": ""}

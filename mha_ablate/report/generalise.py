@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from mha_ablate.report.family import TUNED
 from mha_ablate.report.sentence import counted
 from mha_ablate.stats.over_points import FEWEST, over_points
-from mha_ablate.study.parts import TUNED
 
 
 def over_points_of(parts: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from mha_ablate.report.family import TUNED
 from mha_ablate.report.sentence import counted
 from mha_ablate.stats.screen import Effect, Screen, aliases, screened
 from mha_ablate.stats.verdict import ALPHA
-from mha_ablate.study.parts import TUNED
 
 STRONGEST = 3  # factors that a second step takes
 PAIRS = 5  # classes of pairs that are listed

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mha_ablate.study.parts import TUNED
+from mha_ablate.report.family import TUNED
 
 FEWEST = 4  # different gains, below which an order says nothing
 

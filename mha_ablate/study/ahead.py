@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mha_ablate.config.flat import flat
+from mha_ablate.config.schema import stages_held
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import StudyFolder
 from mha_ablate.stats import power as of_t
 from mha_ablate.stats.paired import paired
 from mha_ablate.stats.verdict import ALPHA, ENOUGH_SEEDS
 from mha_ablate.study.collect import Run, Study, collect
-from mha_ablate.study.parts import stages_held
 
 
 @dataclass(frozen=True)

@@ -97,21 +97,6 @@ def _tune(study: StudyConfig) -> dict[str, Any] | None:
     return {key: value for key, value in tune.items() if key != "shared" or not value}
 
 
-def stages_of(tune: TuneConfig | None) -> tuple[str, ...]:
-    """The stages at which a study of such tuning compares its arms, in the order in which they run."""
-    if tune is None:
-        return ("",)
-    return (SHARED, TUNED) if tune.shared else (TUNED,)
-
-
-def stages_held(whole: dict[str, Any]) -> tuple[str, ...]:
-    """The same of what parts.json holds."""
-    tune = whole.get("tune")
-    if not tune:
-        return ("",)
-    return (SHARED, TUNED) if tune.get("shared", True) else (TUNED,)
-
-
 def _factors(study: StudyConfig) -> dict[str, list[list[str]]]:
     """Both levels of every factor of a screen, low and high."""
     return {name: list(levels) for name, levels in study.factor_words.items()}

@@ -300,7 +300,7 @@ def test_arms_of_a_seed_start_alike(cli: Cli, small: list[str], tmp_path: Path) 
     assert len(weights) == 4
     for arm, tensors in weights.items():
         shared = [k for k in tensors.keys() & base.keys() if tensors[k].shape == base[k].shape]
-        assert len(shared) == (8 if arm == "none_mlp" else 12), arm  # all but fc_out (and the wider MLP)
+        assert len(shared) == (9 if arm == "none_mlp" else 13), arm  # all but fc_out (and the wider MLP)
         assert all((tensors[k] == base[k]).all() for k in shared)
 
 

@@ -26,7 +26,7 @@ def test_a_run_is_the_same_again_and_is_only_read(cli: Cli, run: RunFolder) -> N
     before = content(run)
     said = cli("replay", str(run.path), "--quiet")
     assert said.code == 0, said.err
-    assert said.out == "the same bits: 5 lines of measurements, 14 tensors of weights\n"
+    assert said.out == "the same bits: 5 lines of measurements, 15 tensors of weights\n"
     assert content(run) == before
     assert cli("replay", str(run.path), "-q", "--json").json["same"] is True
 

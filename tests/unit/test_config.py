@@ -217,7 +217,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "bias": True,
         "dropout": 0.1,
         "dropout_at": "norm",
-        "tied_embedding": False,
+        "tied_embedding": True,
         "output_bias": True,
     },
     "trainer": {

@@ -68,7 +68,7 @@ def test_texts_of_two_vocabularies_are_refused() -> None:
 def test_memory_by_hand(precision: str) -> None:
     params = V * d + L * (4 * d * d + 2 * d * D_FF + 2 * d) + d
     size = 4 if precision == "fp32" else 2
-    found = counted_memory(config_of(f"trainer.precision={precision}"), V)
+    found = counted_memory(config_of(f"trainer.precision={precision}", "model.tied_embedding=true"), V)
     assert found["weights"] == params * size
     # Gradients in the working precision and two moments; where weights are bf16 their fp32 masters too; a step count.
     assert found["optimizer"] == params * (size + 8 + (4 if precision == "bf16" else 0)) + 4

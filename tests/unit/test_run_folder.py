@@ -280,7 +280,7 @@ def rebuild_from(
         folder.path,
         folder.lines,
         lines_digest=folder.digest(),
-        hparams={"arm": "none", "fc_out": "none", "seed": "3", "n_heads": "4", "lr": 0.004, "more": "not shown"},
+        hparams={"arm": "none", "fc_out": "none", "seed": "3", "n_heads": "4", "lr": 0.004},
         session="none/seed=3",
         results={"result/val_loss": loss, "result/params_M": 0.75},
         deltas=deltas or {},

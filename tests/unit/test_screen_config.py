@@ -6,10 +6,10 @@ import pytest
 
 from mha_ablate.conduct.study import same_cost
 from mha_ablate.config.compose import compose, compose_many, known_keys
-from mha_ablate.config.schema import StudyConfig, TuneConfig
+from mha_ablate.config.schema import StudyConfig, TuneConfig, stages_held, stages_of
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import StudyFolder
-from mha_ablate.study.parts import check_factors, points_of, stages_held, stages_of, write_parts
+from mha_ablate.study.parts import check_factors, points_of, write_parts
 
 NAMES = ["init", "embedding", "block", "norm", "attention", "positions", "rate", "warmup", "decay", "heads", "width"]
 NAMES += ["bias"]

@@ -207,7 +207,7 @@ def test_tied_takes_the_value_weights_back(attention: str, head_dim: int) -> Non
         fc_out, qkv = block.attention.fc_out, block.attention.qkv
         z_BTHV = drawn(2, 5, 2, head_dim)
         terms = 2 * head_dim if attention == "fused" else head_dim
-        s = fc_out.place.dense_gain / (0.02 * math.sqrt(terms))
+        s = fc_out.place.dense_gain / (fc_out.place.value_std * math.sqrt(terms))
         W_HVC = qkv.value_weight()
         assert (W_HVC != 0).sum(dim=(0, 1)).tolist() == [terms] * 16
         expected = s * sum(z_BTHV[:, :, h] @ W_HVC[h] for h in range(2)) + of(fc_out, "bias")

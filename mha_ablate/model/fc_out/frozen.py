@@ -11,8 +11,8 @@ from mha_ablate.model.layers import Linear
 class Frozen(WithBias):
     """y = W_O z (+ b): dense as it starts; W_O is never trained.
 
-    Shapes: W_O `[C, H*D]`, b `[C]` where model.bias is set: b is trained. Start: dense's, number for number; gain 1 where dense's is 0,
-    since a constant 0 would cut the branch off for good.
+    Shapes: W_O `[C, H*D]`, b `[C]` where model.bias is set: b is trained. Start: dense's, number for number; where
+    dense's gain is 0 it is 1 here, since a constant 0 would cut the branch off for good.
 
     Parameters: 0
     Frozen: C H D
@@ -23,7 +23,8 @@ class Frozen(WithBias):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self.map = Linear(place.width, place.d_model, bias=False, start=place.map_start(place.width, place.fixed_gain))
+        start = place.dense_start if place.dense_gain else place.map_start(place.width, place.fixed_gain)
+        self.map = Linear(place.width, place.d_model, bias=False, start=start)
         self.map.weight.requires_grad_(False)
 
     @property
