@@ -83,7 +83,9 @@ def published(place: Path) -> None:
     )
     assert text.count("| per_head minus dense, beyond n_heads=1 | base, shared rate |") == 1
     assert text.count("\nold\n") == 1, "what has not run keeps its place"
-    assert {"answer.png", "findings_deltas.png", "findings_rates.png"} <= {file.name for file in place.glob("*.png")}
+    assert {"findings_base.png", "findings_deltas.png", "findings_rates.png"} <= {
+        file.name for file in place.glob("*.png")
+    }
 
 
 def test_the_page_says_what_its_runs_say(capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ from mha_ablate.study.parts import (
 )
 from tests.synthetic import write_study
 
-TUNE = TuneConfig([1e-3, 3e-3, 9e-3], [100, 101], 2)
+TUNE = TuneConfig([1e-3, 3e-3, 9e-3], [100, 101], 2, shared=True)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_tuning_seeds_are_no_test_seeds_and_arms_leave_the_rate_alone(study: Stu
 )
 def test_a_bad_grid_is_refused(rates: list[float], seeds: list[int], widen: int, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        TuneConfig(rates, seeds, widen)
+        TuneConfig(rates, seeds, widen, shared=True)
 
 
 def test_the_best_rate_the_widest_stable_one_and_the_sensitivity() -> None:
@@ -138,7 +138,7 @@ def test_a_grid_is_widened_by_its_ratio_for_all_arms_and_not_for_ever() -> None:
 
 @given(st.lists(st.floats(1.0, 5.0), min_size=5, max_size=5), st.integers(0, 3))
 def test_widening_ends_and_keeps_what_there_is(losses: list[float], widen: int) -> None:
-    tune = TuneConfig([1e-3, 2e-3, 4e-3, 8e-3, 16e-3], [1], widen)
+    tune = TuneConfig([1e-3, 2e-3, 4e-3, 8e-3, 16e-3], [1], widen, shared=True)
     curve = dict(zip(tune.rates, losses, strict=True))
     for _ in range(2 * widen + 1):
         rates = Tuning({"a": curve}).wider(tune)
@@ -173,13 +173,13 @@ def test_a_tuning_is_read_from_runs(tmp_path: Path) -> None:
     found = tuning_of(collect(path))
     assert found.losses == {"a": {1e-3: pytest.approx(2.1), 3e-3: pytest.approx(2.0), 9e-3: math.inf}}
     assert (found.best, found.seeds) == ({"a": 3e-3}, [0, 1])
-    assert rates_to_begin_with(TuneConfig([1e-3, 3e-3, 6e-3], [0, 1], 2), collect(path), ["a"]) == [
+    assert rates_to_begin_with(TuneConfig([1e-3, 3e-3, 6e-3], [0, 1], 2, shared=True), collect(path), ["a"]) == [
         1e-3,
         3e-3,
         6e-3,
         9e-3,
     ]
-    assert rates_to_begin_with(TuneConfig([1e-3, 3e-3, 6e-3], [0, 1], 2), collect(path), ["other"]) == [
+    assert rates_to_begin_with(TuneConfig([1e-3, 3e-3, 6e-3], [0, 1], 2, shared=True), collect(path), ["other"]) == [
         1e-3,
         3e-3,
         6e-3,

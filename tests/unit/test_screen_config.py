@@ -6,7 +6,7 @@ import pytest
 
 from mha_ablate.conduct.study import same_cost
 from mha_ablate.config.compose import compose, compose_many, known_keys
-from mha_ablate.config.schema import StudyConfig, TuneConfig, stages_held, stages_of
+from mha_ablate.config.schema import StudyConfig, stages_held, stages_of
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import StudyFolder
 from mha_ablate.study.parts import check_factors, points_of, write_parts
@@ -48,7 +48,6 @@ def test_starts_that_are_0_leave_out_what_is_matched_to_them() -> None:
 
 
 def test_arms_are_compared_at_the_shared_rate_unless_a_study_says_otherwise() -> None:
-    assert TuneConfig([1, 2, 3], [100], 0).shared is True
     tune = "study.tune={rates: [1e-3,3e-3,1e-2], seeds: [100], widen: 0}"
     found = study("study=lr_fair", tune).tune
     assert found is not None
