@@ -20,7 +20,7 @@ QUICK = ("study=claims_quick", "trainer.steps=150")  # six minutes on two cores
 EPILOG = epilog(
     {
         "claims --quick": "a look at all four claims, in minutes",
-        "claims": "eleven settings, tuned rates, eight seeds: hours on two cores; the same command goes on where it stopped",
+        "claims": "fourteen settings, tuned rates, eight seeds: hours on two cores; the same command goes on where it stopped",
         "claims hydra/launcher=submitit_slurm": "the same on a cluster",
         "claims study=mine --config-dir DIR": "claims of your own: DIR/study/mine.yaml",
     }
