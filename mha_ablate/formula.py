@@ -56,6 +56,8 @@ def _value(node: ast.expr, sizes: Mapping[str, float]) -> float:
             return number
         case ast.Name(id=name):
             return sizes[name]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand, sizes)
         case ast.BinOp(left=left, op=op, right=right):
             return OPERATORS[type(op)](_value(left, sizes), _value(right, sizes))
         case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]):

@@ -22,15 +22,8 @@ CUT = 2.0  # scales at which a truncated normal is cut
 # Its standard deviation over its scale: sqrt(1 - 2 c phi(c) / (2 Phi(c) - 1)).
 CUT_STD = math.sqrt(1 - 2 * CUT * math.exp(-(CUT**2) / 2) / math.sqrt(2 * math.pi) / math.erf(CUT / math.sqrt(2)))
 KINDS = {"normal": {"std": 1.0}, "uniform": {"bound": 1 / math.sqrt(3)}, "truncated": {"scale": CUT_STD}, "zeros": {}}
-SIZES = (
-    "C",
-    "H",
-    "D",
-    "K",
-    "L",
-    "F",
-    "S",
-)  # d_model, n_heads, head_dim, H D, n_layers, d_ff, what scores are divided by
+# d_model, n_heads, head_dim, H D, n_layers, d_ff, what scores are divided by
+SIZES = ("C", "H", "D", "K", "L", "F", "S")
 FANS = ("n_in", "n_out")
 LAYER = "l"  # the layer, from 1
 

@@ -23,7 +23,7 @@ def _completed(context: typer.Context, incomplete: str) -> list[str]:
     given = context.params
     try:
         folder = checked(Path(given["config_dir"]), []) if given.get("config_dir") else None
-        launches = context.info_name in ("sweep", "compare", "claims")
+        launches = context.info_name in ("sweep", "compare", "claims", "screen")
         return candidates(incomplete, given.get("settings") or [], config_dir=folder, launches=launches)
     except (MhaAblateError, OSError):
         return []

@@ -43,20 +43,14 @@ def compare(
     A cell that is finished with exactly this configuration is not trained again, so the same command resumes a study
     that was stopped, and more seeds or arms can be added to it.
     """
-    from mha_ablate.cli.common import command_line, flags, note, print_joint, print_json
-    from mha_ablate.cli.live import study_view
-    from mha_ablate.conduct import conduct
-    from mha_ablate.errors import Interrupted, RunFailed
+    from mha_ablate.cli.common import flags, print_joint, print_json
+    from mha_ablate.cli.conducting import conducted
+    from mha_ablate.errors import RunFailed
 
     words = list(settings or [])
-    try:
-        with study_view(quiet=quiet) as view:
-            done = conduct(words, workers=workers, observer=view, config_dir=config_dir)
-    except Interrupted as error:
-        options = flags(config_dir=config_dir, workers=workers, quiet=quiet, json=as_json)
-        raise Interrupted(f"{error}; to go on: {command_line('compare', *words, *options)}") from None
-    for remark in [] if quiet else done.remarks:
-        note(remark)
+    done = conducted(
+        words, workers=workers, quiet=quiet, config_dir=config_dir, as_json=as_json, resume=["compare", *words]
+    )
     if as_json:
         print_json(done.report)
     elif done.plan is None:

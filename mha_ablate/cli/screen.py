@@ -42,27 +42,20 @@ def screen(
     It is `compare study=screen`, told factor by factor: by how much each setting changes the difference between an arm and the
     baseline, averaged over the other settings, and what the design cannot tell apart.
     """
-    from mha_ablate.cli.common import command_line, flags, note, print_joint, print_json
-    from mha_ablate.cli.live import study_view
-    from mha_ablate.conduct import conduct
-    from mha_ablate.errors import Interrupted, RequestError, RunFailed
+    from mha_ablate.cli.common import flags, print_joint, print_json
+    from mha_ablate.cli.conducting import conducted, usual_words
+    from mha_ablate.errors import RunFailed
 
     given = list(settings or [])
-    chosen = [word for word in given if word.startswith("study=")]
-    if quick and chosen:
-        raise RequestError(f"{chosen[0]}: --quick chooses study=screen; leave one of them out")
-    words = [
-        *([] if chosen else QUICK if quick else ["study=screen"]),
-        *given,
-    ]  # of a key that stands twice, the last word holds
-    try:
-        with study_view(quiet=quiet) as view:
-            done = conduct(words, workers=workers, observer=view, config_dir=config_dir, check=_has_factors)
-    except Interrupted as error:
-        options = flags(quick=quick, config_dir=config_dir, workers=workers, quiet=quiet, json=as_json)
-        raise Interrupted(f"{error}; to go on: {command_line('screen', *given, *options)}") from None
-    for remark in [] if quiet else done.remarks:
-        note(remark)
+    done = conducted(
+        usual_words(given, study="study=screen", quick=QUICK if quick else None),
+        workers=workers,
+        quiet=quiet,
+        config_dir=config_dir,
+        as_json=as_json,
+        resume=["screen", *given, *flags(quick=quick)],
+        check=_has_factors,
+    )
     if as_json:
         print_json(as_plain(done.report))
     else:

@@ -162,8 +162,8 @@ def bare_value_quoted(override: str) -> str:
         return f"study.own_factors={_quoted_overrides(value)}"
     if plain_key.startswith("study.factors."):
         return f"++{plain_key}={_quoted_overrides(value)}"
-    if plain_key == "study.points" and (words := _quoted_words(value)):
-        return f"{key}={words}"
+    if plain_key == "study.points" and value != "null":
+        return f"{key}={_quoted_words(value) or _quoted_overrides(value)}"
     if plain_key.startswith("study.arms."):
         if not value.startswith("["):
             raise RequestError(f"{override}: an arm is a list of overrides, '{key}=[fc_out=none]'")

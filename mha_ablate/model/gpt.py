@@ -88,19 +88,9 @@ class GPT(nn.Module):
                 learned_scale=branch_scale == "learned",
                 shaped=Shaped(n_heads) if scores == "shaped" else None,
             )
-            up, down = (
-                Linear(
-                    n_in,
-                    n_out,
-                    bias=bias,
-                    start=starts.of(name, n_in=n_in, n_out=n_out, layer=layer + 1),
-                    bias_start=starts.of("mlp_bias", n_in=n_in, n_out=n_out),
-                )
-                for name, n_in, n_out in (("up", d_model, d_ff), ("down", d_ff, d_model))
-            )
             norms = norm(norm_kind, d_model, bias=bias), norm(norm_kind, d_model, bias=bias)
             one, two = norms[0], None if block == "parallel" else norms[1]
-            parts = attention, MLP(up, down, kind=mlp), (one, two)
+            parts = attention, _mlp(mlp, starts, layer, d_model=d_model, d_ff=d_ff, bias=bias), (one, two)
             return Block(*parts, kind=block, dropout=in_branch, dropout_after_norm=after_norm)
 
         output_start = starts.of("output", n_in=d_model, n_out=vocab_size)
@@ -169,6 +159,21 @@ class GPT(nn.Module):
         """Cross-entropy in nats per token, computed in fp32 (`reduction="sum"`: their sum)."""
         logits = self(ids_BT).flatten(0, 1).float()
         return F.cross_entropy(logits, targets_BT.flatten(), reduction=reduction)
+
+
+def _mlp(kind: str, starts: Starts, layer: int, *, d_model: int, d_ff: int, bias: bool) -> MLP:
+    """The MLP of a layer, counted from 0."""
+    up, down = (
+        Linear(
+            n_in,
+            n_out,
+            bias=bias,
+            start=starts.of(name, n_in=n_in, n_out=n_out, layer=layer + 1),
+            bias_start=starts.of("mlp_bias", n_in=n_in, n_out=n_out),
+        )
+        for name, n_in, n_out in (("up", d_model, d_ff), ("down", d_ff, d_model))
+    )
+    return MLP(up, down, kind=kind)
 
 
 def _scale(branch_scale: float | str, fc_out: FcOut) -> float:

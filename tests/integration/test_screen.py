@@ -169,7 +169,7 @@ WRONG: list[tuple[list[str], list[str]]] = [
     ),
     (["plan", "--sd", "0.01", "study=starts"], ["study.tune.shared=false", "give study.tune.shared=true"]),
     (["train", "init=gtp2"], ["init=gtp2: no such choice (did you mean 'gpt2'?)"]),
-    (["train", "init.out=normal(std=-1)"], ["init.out=normal(std=-1): '-1' is no formula"]),
+    (["train", "init.out=normal(std=-1)"], ["init.out=normal(std=-1): '-1' is -1, no finite number from 0 on"]),
     (["train", "init.out=normaal(std=1)"], ["init.out=normaal(std=1): ", "is none of normal(std=...)"]),
     (["train", "init.out=normal(std=9^9^9^9)"], ["init.out=normal(std=9^9^9^9): '9^9^9^9' is no formula"]),
     (["train", "init.out=normal(std=9**9**9**9)"], ["init.out=normal(std=9**9**9**9): ", "is no formula"]),
