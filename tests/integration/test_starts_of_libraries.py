@@ -211,7 +211,7 @@ def modernbert() -> Parts:
         "cls_token_id": 1,
         "sep_token_id": 2,
     }
-    config = ModernBertConfig(vocab_size=VOCAB, intermediate_size=D_FF, tie_word_embeddings=False, **sizes, **own)
+    config = ModernBertConfig(vocab_size=VOCAB, intermediate_size=D_FF, **sizes, **own)
     model = ModernBertForMaskedLM(config)
     found = by_names(
         model,
@@ -221,10 +221,10 @@ def modernbert() -> Parts:
             "mlp.Wi.weight": "up",
             "mlp.Wo.weight": "down",
             "tok_embeddings.weight": "embedding",
-            "decoder.weight": "output",
         },
     )
     rows = [weight.chunk(3) for weight in found.pop("qkv")]
+    found["output"] = [model.decoder.weight.detach()]  # as it comes, that is the embedding
     return {**found, **{name: [row[i] for row in rows] for i, name in enumerate(("query", "key", "value"))}}
 
 
