@@ -7,6 +7,8 @@ import torch
 from mha_ablate.config.catalog import choices
 from mha_ablate.study.starts import Start, measured_starts
 
+TIED = "the output layer is the embedding: add `model.tied_embedding=true`"
+NORMED = "q and k are normalised as well, so scores have a standard deviation near 1"
 # What people run, in the words that they would look for; the init that it is; what to know of it.
 FAMILIES = [
     ("`nn.Linear`, `nn.Embedding` as they come: courses, tutorials, notebooks", "torch", "all four biases uniform"),
@@ -14,27 +16,48 @@ FAMILIES = [
     (
         "x-transformers",
         "torch",
-        "no biases; with one head it has no output projection; `depth_scale_residual=True`: below",
+        "its attention and MLP: its embedding has std sqrt(2 / C); no biases; with one head it has no output projection; "
+        "`depth_scale_residual=True`: below",
     ),
     ("timm.layers.Attention by itself; timm's ViT with `weight_init` reset or skip", "torch", "no bias on q, k, v"),
     ("equinox", "torch", "no biases by default"),
     ("torch nn.MultiheadAttention, nn.TransformerEncoderLayer", "torch_mha", "biases of attention 0"),
-    ("torchvision's ViT", "torch_mha", ""),
+    ("torchvision's ViT", "torch_mha", "its attention: its MLP is Glorot with biases of std 1e-6, its output layer 0"),
     ("the encoder and decoder inside torch nn.Transformer", "nn_transformer", "not what its layers have by themselves"),
     ('timm\'s ViT with `weight_init="jax"`', "nn_transformer", "its attention: everything else is another start"),
     ('timm\'s ViT with `weight_init="moco"`', "xavier", "its attention"),
     ("Keras from 3.15", "xavier", "GroupQueryAttention: K and V by their own width"),
-    ("flax with `kernel_init=xavier_uniform()`", "xavier", ""),
+    (
+        "flax with `kernel_init=xavier_uniform()`",
+        "xavier",
+        "its attention and MLP: its embedding has std 1 / sqrt(C), as in `init=flax`",
+    ),
     ("Keras up to 3.14", "keras", "the only one whose start depends on the number of heads"),
     ("flax.linen, flax.nnx", "flax", ""),
-    ("haiku with `VarianceScaling(1.0)`", "flax", "VarianceScaling(s): every gain times sqrt(s)"),
-    ("GPT-2, nanoGPT", "gpt2", ""),
-    ("ModernBERT", "modernbert", ""),
-    ("Llama, GPT-NeoX, OPT, BERT, ViT of transformers", "llama", "Llama has no biases, the others have 0"),
-    ("OLMo2, Qwen3, Gemma3", "llama", "they also normalise q and k, so scores have a standard deviation near 1"),
+    ("haiku with `VarianceScaling(1.0)`", "flax", "its attention; VarianceScaling(s): every gain times sqrt(s)"),
+    ("GPT-2, nanoGPT", "gpt2", TIED),
+    ("ModernBERT", "modernbert", TIED),
+    ("BERT, OPT", "llama", f"biases 0; {TIED}"),
+    ("Llama, GPT-NeoX, ViT of transformers", "llama", "Llama has no biases, the others have 0"),
+    ("OLMo2, Qwen3", "llama", NORMED),
+    ("Gemma3", "llama", f"{NORMED}; {TIED}"),
     ("timm's ViT by default", "llama", "`fix_init=True`: below"),
-    ("T5", "t5", "it does not divide scores by sqrt(D); `S` in its file keeps the scores"),
-    ("modded-nanogpt, nanochat", "zero_out", ""),
+    (
+        "T5",
+        "t5",
+        "it does not divide scores by sqrt(D); `S` in its file keeps the scores. In T5 1.0 the output layer is the embedding, "
+        "N(0, 1), and logits are divided by sqrt(C): with `model.tied_embedding=true` both start at 1 / sqrt(C) here",
+    ),
+    (
+        "nanochat, 1 January to 8 March 2026",
+        "zero_out",
+        "later its embedding has std 0.8 and W_up is half as large, from 14 March 0.4 times",
+    ),
+    (
+        "modded-nanogpt, to January 2026",
+        "zero_out",
+        "its zeros alone: in 2025 W_Q, W_K and W_V have gain 0.5 and the output layer is 0; from February 2026 on W_O is not 0",
+    ),
 ]
 SETTINGS = [  # what the tables are measured at
     ("d_model 128, 4 heads, 4 layers", ["model.d_model=128", "model.n_heads=4", "model.n_layers=4"]),
@@ -106,8 +129,11 @@ A rule is a kind of distribution and a formula of sizes:
   and is N(0, 1 / K), whatever the init.
 - **A tied embedding** is the output layer, and starts as `output` says, since that sets the scale of the logits.
 - **Norms** start with gain 1 and bias 0.
-- **Variants of `fc_out`** start with dense's gain under the same init, and in its kind of distribution, unless
-  [their start is what they are about](variants.md).
+- **Variants of `fc_out`** start with dense's gain under the same init, and in its kind of distribution; gains by channel or head
+  (`diagonal`, `head_scale`, `hadamard`) are that number, and `orthogonal_init` is a rotation times it. The start of `zero_init`,
+  `identity_init`, `skip_gain` and `orthogonal` is [what they are about](variants.md). The gates of `gate` start as W_Q does.
+- **`attention.value=rotation_init`** starts W_V as a random rotation, **`attention.scores=shaped`** W_Q at 0 and its three numbers
+  a head at 1, as the paper does. `attention.branch_scale=learned` starts where the branch is as large as with `fc_out=dense`.
 - **muP** is not among the inits because it is a parametrisation and not a start: rates for each matrix, a multiplier of the output
   and scores divided by D belong to it.
 """

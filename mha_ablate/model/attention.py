@@ -52,7 +52,9 @@ class QKV(nn.Module):
         n_in, copies = self.map_size(d_model)
         outs = [copies * width for width in self.widths]
         names = ("query", "key", "value")[: len(outs)]
-        start = {name: starts.of(name, n_in=n_in, n_out=n) for name, n in zip(names, outs, strict=True)}
+        # Values of another width start by the fans of the usual one: the branch is then as loud under every init.
+        usual = copies * head_dim
+        start = {name: starts.of(name, n_in=n_in, n_out=usual) for name in names}
         start |= {"query": ZEROS} if zero_queries else {}
         start |= {"value": ROTATION} if orthogonal_values and not identity_values else {}
         self.map = Linear(
@@ -60,7 +62,7 @@ class QKV(nn.Module):
             sum(outs),
             bias=bias,
             start=list(zip(outs, start.values(), strict=True)),
-            bias_start=starts.of("attention_bias", n_in=n_in, n_out=sum(outs)),
+            bias_start=starts.of("attention_bias", n_in=n_in, n_out=len(outs) * usual),
         )
 
     def map_size(self, d_model: int) -> tuple[int, int]:

@@ -129,10 +129,6 @@ class Draw:
             values = torch.randn(shape, generator=generator)
         return values / values.square().mean((-2, -1), keepdim=True).sqrt() if exact else values
 
-    def normal(self, name: str, tensor: Tensor, std: float, *, exact: bool = False) -> None:
-        """Fill `tensor` with N(0, std^2); `exact` as in `fill`."""
-        self.fill(name, tensor, Distribution("normal", std), exact=exact)
-
     @torch.no_grad()
     def orthogonal(self, name: str, tensor: Tensor, gain: float) -> None:
         """Fill `tensor` `[n_out, n_in]` with a random (semi-)orthogonal map of rms(y) / rms(z) = `gain`.

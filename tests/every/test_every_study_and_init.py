@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ import torch
 from mha_ablate.build import model_of, optimizer_of
 from mha_ablate.config.catalog import choice_names
 from mha_ablate.config.compose import compose, compose_many
-from mha_ablate.config.paths import configs_dir
 from mha_ablate.config.schema import InitConfig, RunConfig
 from mha_ablate.errors import RequestError
 
@@ -73,9 +71,3 @@ def test_every_arm_and_point_trains_or_says_why_not(study: str, init: str) -> No
             losses.append(loss.item())
         assert all(math.isfinite(loss) for loss in losses), (name, losses)
         assert losses[-1] < losses[0], (name, losses)
-
-
-def test_every_init_file_says_where_it_is_from() -> None:
-    for name in INITS:
-        text = Path(configs_dir() / "init" / f"{name}.yaml").read_text(encoding="utf-8")
-        assert "# Source: " in text, name

@@ -106,7 +106,7 @@ def test_the_order_of_modules_inside_a_model_does_not_matter() -> None:
 def test_a_draw_is_keyed_by_seed_and_dotted_name_and_nothing_else() -> None:
     def drawn(seed: int, prefix: str, name: str) -> Tensor:
         tensor = torch.empty(6)
-        Draw(seed, prefix).normal(name, tensor, 1.0)
+        Draw(seed, prefix).fill(name, tensor, Distribution("normal", 1.0))
         return tensor
 
     assert torch.equal(drawn(1, "a.b", "weight"), drawn(1, "a", "b.weight"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from functools import cache
@@ -169,7 +170,9 @@ def test_an_init_has_a_rule_for_every_tensor_and_says_where_it_is_from(init: str
     assert rules_of(init).keys() == GPT2.keys()
     lines = (configs_dir() / "init" / f"{init}.yaml").read_text(encoding="utf-8").splitlines()
     assert len(lines[0]) <= 102
-    assert any(line.startswith("# Source: ") for line in lines)
+    source = " ".join(line for line in lines if line.startswith("#")).partition("# Source: ")[2]
+    version, year, commit = r"[1-9]\d*\.\d|\d+\.\d+\.\d", r"(?:19|20)\d\d\b", r"(?=\w*\d)[0-9a-f]{7,40}\b"
+    assert re.search(rf"\b(?:{version}|{year}|{commit})", source), "of which version, year or commit"
 
 
 def bound(b: float) -> tuple[str, float]:
@@ -298,7 +301,7 @@ FORMULAS: dict[str, Formulas] = {
     "gpt2": written(qkv=fixed, out=depth, up=fixed, down=depth, tables=fixed, output=fixed, bias=zero),
     "llama": written(qkv=fixed, out=fixed, mlp=fixed, tables=fixed, output=fixed, bias=zero),
     "modernbert": written(
-        qkv=cut_fixed, out=cut_depth, up=cut_fixed, down=cut_depth, tables=cut_fixed, output=cut_depth, bias=zero
+        qkv=cut_fixed, out=cut_depth, up=cut_fixed, down=cut_depth, tables=cut_fixed, output=cut_fixed, bias=zero
     ),
     "zero_out": written(
         qkv=gain_one, out=zero, up=gain_one, down=zero, tables=one, output=lambda **_: normal(0.001), bias=zero
@@ -542,6 +545,65 @@ def test_a_variants_map_is_of_denses_kind_and_gain(init: str) -> None:
     assert first * last == pytest.approx(p.dense_gain)
     assert first > 0
     assert p.fixed_gain == (1.0 if init == "zero_out" else p.dense_gain)
+
+
+@init
+def test_a_gate_starts_as_a_w_q_with_its_bias(init: str) -> None:
+    """Qiu et al.'s code (github.com/qiuzh20/gated_attention) has the gates as further rows of q_proj."""
+    start = found(init, 128, 4, 2)
+    model = model_of(config_of(init, "fc_out=gate", "model.bias=true"), 96)
+    for fc_out in fc_outs(model):
+        tensors = {name: p.detach() for name, p in fc_out.named_parameters()}
+        for name, rule in (("gate.weight", "query"), ("gate.bias", "attention_bias")):
+            wanted, got = start[rule], tensors[name]
+            assert got.square().mean().sqrt().item() == pytest.approx(wanted.std, rel=3 / math.sqrt(got.numel())), name
+            assert got.abs().max().item() <= bound_of(wanted) * (1 + 1e-6), name
+
+
+# Learned tensors that start alike under every init. docs/starts.md says so of each.
+NOT_SET = {
+    "": {"norm.weight", "norm_attention.weight", "norm_mlp.weight"},
+    "fc_out=identity_init": {"fc_out.weight"},
+    "fc_out=zero_init": {"fc_out.weight"},
+    "fc_out=skip_gain": {"fc_out.weight"},
+    "fc_out=orthogonal": {"fc_out.weight"},
+    "attention.value=rotation_init": {"qkv.map.weight, the rows of value"},
+    "attention.scores=shaped": {"shaped.alpha", "shaped.beta", "shaped.gamma", "qkv.map.weight, the rows of query"},
+    "model.block=skipless": {"fc_out.map.weight"},
+}
+SETTINGS_OF_STARTS = [
+    *(f"fc_out={name}" for name in choice_names("fc_out")),
+    *(setting for setting in NOT_SET if setting and not setting.startswith("fc_out=")),
+    "fc_out=none attention.branch_scale=learned",
+    "attention=split",
+    "model.norm=rmsnorm",
+]
+
+
+@pytest.mark.parametrize("setting", SETTINGS_OF_STARTS)
+def test_every_learned_tensor_follows_the_init_unless_the_page_says_otherwise(setting: str) -> None:
+    words = ["model.d_model=16", "model.n_heads=2", "model.tied_embedding=false", "model.output_bias=true"]
+    own = [f"init.{name}='uniform(std={2 + i})'" for i, name in enumerate(GPT2)]
+    one, other = (
+        dict(model_of(config_of("gpt2", *words, "model.bias=true", *setting.split(), *more), 9).named_parameters())
+        for more in ([], own)
+    )
+    same = {
+        short
+        for name in one
+        for short, a, b in pieces(name, one[name].detach(), other[name].detach())
+        if torch.equal(a, b) and not ("norm" in name and name.endswith("bias"))
+    }
+    assert same == NOT_SET[""] | NOT_SET.get(setting, set())
+
+
+def pieces(name: str, a: Tensor, b: Tensor) -> list[tuple[str, Tensor, Tensor]]:
+    """A parameter without its place, that of q, k and v by what its rows are for."""
+    short = re.sub(r"^(blocks\.\d+\.)?(attention\.|mlp\.)?", "", name)
+    if short != "qkv.map.weight" or len(a) % 3:
+        return [(short, a, b)]
+    rows = zip(("query", "key", "value"), a.chunk(3), b.chunk(3), strict=True)
+    return [(f"{short}, the rows of {which}", mine, other) for which, mine, other in rows]
 
 
 @init

@@ -13,9 +13,9 @@ class MergedOV(FcOut):
     """y = s sum_h z_h: each head's values are d_model wide and its outputs are summed; W_V and W_O are one map.
 
     Shapes: z `[B T H C]`; W_V has H C^2 weights in place of C H D (attention=fused), and every dense W_O is a case of it. Under
-    attention=split one map C/H -> C serves every head, which is less than dense where H > 1. s is a constant, dense's gain /
-    sqrt(H), that starts the branch as loud as dense does (1 / sqrt(H) where dense's
-    gain is 0: a constant 0 would train nothing). b_V does what a bias would.
+    attention=split one map C/H -> C serves every head, which is less than dense where H > 1. Start: W_V is drawn as dense's, so
+    that each value is as loud. s is a constant, dense's gain / sqrt(H), that starts the branch as loud as dense does (1 / sqrt(H)
+    where dense's gain is 0: a constant 0 would train nothing). b_V does what a bias would.
 
     Parameters: 0
     FLOPs: 0
