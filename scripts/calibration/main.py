@@ -15,6 +15,7 @@ MARGINS = (3.0, 2.0, 1.5, 1.0, 0.75, 0.5)
 PILOTS = (3, 5, 8)
 EFFECTS = (2.0, 1.0, 0.5)
 SCREENS = ((0, 2), (0, 4), (0, 8), (1, 4), (2, 4))  # distribution, seeds of a point
+SO_FAR = (14, 16, 18, 19, 20, 21, 22, 23)  # points of 24
 SETTINGS = (5, 8, 12, 24)
 RATIOS = (0.0, 1.0, 4.0)
 
@@ -49,7 +50,7 @@ def tables(samples: int) -> str:
         parts.append(make(samples))
     say("plans")
     parts += [known_equality(samples), planned(fewer)]
-    for make in (screens, over_settings):
+    for make in (screens, screens_so_far, over_settings):
         say(make.__name__.replace("_", " "))
         parts.append(make(samples))
     return "\n\n".join(parts)
@@ -145,6 +146,17 @@ def screens(samples: int) -> str:
     for situation in ("one factor", "one factor, three pairs", "the same, one point lost"):
         head += [f"{situation}: found", "any false", "rest p < 0.05"]
     return table("Screens of 12 factors, 24 points", head, rows)
+
+
+def screens_so_far(samples: int) -> str:
+    """Screens of 12 factors of which the first points have run."""
+    rows = []
+    for points in SO_FAR:
+        left, *shares = simulate.screens_so_far(points, samples).values()
+        rows.append([str(points), f"{left:.0f}", *percent(*shares)])
+    head = ["points", "residual degrees of freedom", "active factor found", "any false factor"]
+    head += ["tested whatever is left: any false", "the same, random points"]
+    return table("Screens of which the first points have run: one factor, three pairs, normal, 4 seeds", head, rows)
 
 
 def over_settings(samples: int) -> str:

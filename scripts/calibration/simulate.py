@@ -26,7 +26,9 @@ ARMS = 4  # contrasts of a study, as in the default one
 BATCH = 250  # samples whose resamples or signs are in memory together
 SPREADS = (0.05, 0.01)  # nats: of a difference in a screen, at the high and at the low level of its last factor
 EFFECT = 0.03  # nats: of what is active in a screen
-POINT_SEEDS = 4  # seeds of a setting, of those that an answer is generalised from
+PAIRS = 3  # active pairs of a screen, where it has any
+ALIKE = 20  # screens of which some points have run, with the same points and active pairs
+POINT_SEEDS = 4  # seeds of a setting, of those that an answer is generalised from, and of a screen that has begun
 TOLD = 500  # samples to one whose own simulated coverage is asked for
 FAR = 10.0  # standard deviations: an effect that is always found, a margin whose other end is out of sight
 
@@ -164,6 +166,16 @@ def screen_values(rng: Rng, x_PK: sample.Floats, effect: float, pairs: int) -> s
     return effect / 2 * (x_PK[:, 0] + (x_PK[:, chosen[:, 0]] * x_PK[:, chosen[:, 1]]) @ signs)
 
 
+def drawn_screens(
+    rng: Rng, shape: Shape, x_PK: sample.Floats, active: tuple[float, int], size: tuple[int, int]
+) -> tuple[sample.Floats, sample.Floats]:
+    """Means and variances `[S, P]` of the points of S screens of N seeds; `size` is (S, N), `active` as in `screen_values`."""
+    count, seeds = size
+    sd_P = np.where(x_PK[:, -1] > 0, *SPREADS)
+    d_SPN = shape.draw(rng, (count, len(x_PK), seeds)) * sd_P[:, None]
+    return d_SPN.mean(axis=-1) + screen_values(rng, x_PK, *active), d_SPN.var(axis=-1, ddof=1)
+
+
 def screens(shape: Shape, seeds: int, samples: int) -> dict[str, float]:
     """How often a screen finds the one active factor, calls another one active, and finds more than seeds in what is left.
 
@@ -174,12 +186,9 @@ def screens(shape: Shape, seeds: int, samples: int) -> dict[str, float]:
     for lost in range(len(every)):
         rng = np.random.default_rng([SHAPES.index(shape), seeds, lost])
         count, kept = len(range(lost, samples, len(every))), np.delete(every, lost, axis=0)
-        situations = {"nothing": (every, 0.0, 0), "one": (every, EFFECT, 0), "pairs": (every, EFFECT, 3)}
-        for name, (x_PK, effect, pairs) in (situations | {"lost": (kept, EFFECT, 3)}).items():
-            sd_P = np.where(x_PK[:, -1] > 0, *SPREADS)
-            d_SPN = shape.draw(rng, (count, len(x_PK), seeds)) * sd_P[:, None]
-            means_SP = d_SPN.mean(axis=-1) + screen_values(rng, x_PK, effect, pairs)
-            found = screened(x_PK, means_SP, d_SPN.var(axis=-1, ddof=1), seeds)
+        situations = {"nothing": (every, 0.0, 0), "one": (every, EFFECT, 0), "pairs": (every, EFFECT, PAIRS)}
+        for name, (x_PK, effect, pairs) in (situations | {"lost": (kept, EFFECT, PAIRS)}).items():
+            found = screened(x_PK, *drawn_screens(rng, shape, x_PK, (effect, pairs), (count, seeds)), seeds)
             if effect:
                 hits.setdefault(f"{name}: found", []).append(found["active"][:, 0])
             hits.setdefault(f"{name}: false", []).append(np.any(found["active"][:, 1 if effect else 0 :], axis=-1))
@@ -187,12 +196,42 @@ def screens(shape: Shape, seeds: int, samples: int) -> dict[str, float]:
     return {name: share(np.concatenate(parts)) for name, parts in hits.items()}
 
 
+def screens_so_far(points: int, samples: int) -> dict[str, float]:
+    """Screens of which `points` points have run, of normal differences at 4 seeds, with one active factor and three pairs.
+
+    `left` has the degrees of freedom of the residuals. Found and false are as in `screens`, of the first points; `any` and
+    `other` are false factors where factors are tested however few degrees are left, of the first points and of random ones that
+    tell all factors apart. Points and pairs are drawn anew for every 20 screens, since a share depends on which they are.
+    """
+    every, full = design(12).astype(np.float64), design(12).shape[1] + 1
+    hits: dict[str, list[NDArray[np.bool_]]] = {}
+    for start in range(0, samples, ALIKE):
+        rng, size = np.random.default_rng([points, start]), (min(ALIKE, samples - start), POINT_SEEDS)
+        first = every[:points]
+        drawn = drawn_screens(rng, SHAPES[0], first, (EFFECT, PAIRS), size)
+        active, tested = (screened(first, *drawn, POINT_SEEDS, enough=n)["active"] for n in (screen.ENOUGH_LEFT, 0))
+        while terms(other := rng.permutation(every)[:points]) < full:
+            pass
+        drawn = drawn_screens(rng, SHAPES[0], other, (EFFECT, PAIRS), size)
+        elsewhere = screened(other, *drawn, POINT_SEEDS, enough=0)["active"]
+        hits.setdefault("found", []).append(active[:, 0])
+        for name, one in (("false", active), ("any", tested), ("other", elsewhere)):
+            hits.setdefault(name, []).append(np.any(one[:, 1:], axis=-1))
+    return {"left": points - terms(every[:points]), **{k: share(np.concatenate(v)) for k, v in hits.items()}}
+
+
+def terms(x_PK: sample.Floats) -> int:
+    """How many of the mean and the factors the points tell apart."""
+    return int(np.linalg.matrix_rank(np.column_stack([np.ones(len(x_PK)), x_PK])))
+
+
 def screened(
-    x_PK: sample.Floats, means_SP: sample.Floats, s2_SP: sample.Floats, seeds: int
+    x_PK: sample.Floats, means_SP: sample.Floats, s2_SP: sample.Floats, seeds: int, *, enough: int = screen.ENOUGH_LEFT
 ) -> dict[str, NDArray[np.bool_]]:
     """What `screen.screened` calls significant in each of many screens: factors `[S, K]`, and the rest `[S]`."""
     n_P, weights_KP = np.full(len(x_PK), seeds), screen.main_weights(x_PK)
-    p_SK = screen.p_of(means_SP @ weights_KP.T, *screen.main_errors(x_PK, means_SP, s2_SP, n_P), 0.0)
+    error = screen.main_errors(x_PK, means_SP, s2_SP, n_P, enough=enough)
+    p_SK = screen.p_of(means_SP @ weights_KP.T, *error, 0.0)
     return {"active": holm(p_SK) < ALPHA, "rest": np.asarray(screen.p_rest(x_PK, means_SP, s2_SP, n_P) < ALPHA)}
 
 

@@ -36,10 +36,11 @@ def printed() -> str:
 
 def test_every_table_is_there_and_every_cell_is_a_number(printed: str) -> None:
     assert printed.startswith("20 samples or studies a row; 4 for BCa and for plans.")
-    assert printed.count("\n**") == 7
+    assert printed.count("\n**") == 8
     rows = [line.split("|")[2:-1] for line in printed.splitlines() if re.match(r"\| [\w.-]+ \| \d", line)]
     planned = len(script.MARGINS) + len(script.EFFECTS) * len(script.PILOTS)
-    assert len(rows) == 3 * CELLS + planned + len(script.SCREENS) + len(script.SETTINGS) * len(script.RATIOS)
+    screens = len(script.SCREENS) + len(script.SO_FAR)
+    assert len(rows) == 3 * CELLS + planned + screens + len(script.SETTINGS) * len(script.RATIOS)
     for cell in (cell.strip() for row in rows for cell in row):
         assert re.fullmatch(r"\d+(\.\d+)?%?", cell), cell
 

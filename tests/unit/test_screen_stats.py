@@ -180,7 +180,25 @@ def test_a_lost_point_leaves_a_full_design_without_p_for_pairs() -> None:
     assert len(found.pair_classes) == 3
     assert found.aliases.between > 0.1
     assert {one.estimate.p for one in found.pair_classes} == {None}, "each estimate holds some of the others"
-    assert found.effects["A"].p is not None
+    assert {one.p for one in found.effects.values()} == {None}, "three residual degrees do not tell the size of pairs"
+    assert found.effects["A"].effect == pytest.approx(0.4 + 0.2 * found.aliases.mixed["A"]["A", "B"])
+
+
+@pytest.mark.parametrize(("points", "tested"), [(19, False), (20, True), (24, True)])
+def test_factors_with_aliases_are_tested_from_seven_residual_degrees_on(points: int, tested: bool) -> None:
+    deltas = noisy({point: TWELVE[point] for point in sorted(TWELVE)[:points]})
+    found = screened(TWELVE, deltas)
+    assert found.rest.df == points - 13
+    assert {one.effect is None for one in found.effects.values()} == {False}
+    for one in found.effects.values():
+        assert (one.p is not None) == (one.p_holm is not None) == (one.ci95 is not None) == tested
+
+
+def test_a_factor_without_aliases_is_tested_whatever_is_left() -> None:
+    levels = levels_of(["A", "B"])
+    found = screened(levels, spread({point: 0.1 * x["A"] for point, x in levels.items()}))
+    assert (found.rest.df, found.aliases.mixed) == (1, {"A": {}, "B": {}})
+    assert all(one.p is not None for one in found.effects.values())
 
 
 def test_a_design_of_resolution_3_is_seen_as_one() -> None:
@@ -241,6 +259,17 @@ def test_screens_keep_their_level_and_find_what_is_there() -> None:
     assert found["pairs: false"] == pytest.approx(0.05, abs=0.015), "pairs make no factor active"
     assert found["pairs: rest"] > 0.9
     assert found["lost: false"] < 0.08, "a lost row lets pairs into the factors, and their size is allowed for"
+
+
+def test_screens_that_have_begun_keep_their_level() -> None:
+    """Fewer points, fewer residual degrees: where the size of pairs is not known well, nothing is tested."""
+    few, enough = (simulate.screens_so_far(points, 2000) for points in (14, 20))
+    assert (few["left"], enough["left"]) == (1, 7)
+    assert (few["found"], few["false"]) == (0.0, 0.0)
+    assert few["any"] > 0.1, "the reason: tested all the same, they would have many false factors"
+    assert 0.1 < enough["found"] < 0.4
+    assert enough["false"] == enough["any"] < 0.08
+    assert enough["other"] < 0.08
 
 
 @pytest.mark.parametrize("lost", [False, True])
