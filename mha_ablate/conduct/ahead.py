@@ -10,7 +10,7 @@ from mha_ablate.conduct.common import check_workers, interruptible
 from mha_ablate.errors import RequestError
 
 if TYPE_CHECKING:
-    from mha_ablate.config.schema import StudyConfig
+    from mha_ablate.config.schema import RunConfig, StudyConfig
     from mha_ablate.study.ahead import Pilot, Reckoning, Spread
     from mha_ablate.study.observer import Observer
     from mha_ablate.study.parts import Part
@@ -64,14 +64,16 @@ def conduct_plan(
         reckoning = reckon(spreads, effect=effect, power=power, margin=study.margin)
         first = found.first_fresh_seed if found else 0
         request.append(_seeds_word(_fresh(first, reckoning.seeds, study)))
-        study = compose(request, config_dir).config.study
+        config = compose(request, config_dir).config
+        study = config.study
         check_tuning(study)
         if study.tune and not study.tune.shared:
             raise RequestError(
                 "study.tune.shared=false: a plan fixes the runs at the shared rate, and this study has none; give "
                 "study.tune.shared=true"
             )
-        plans = [_planned(request, point, study, observer, config_dir) for point in points]
+        _check_place(config, study)
+        plans = _planned(request, points, study, observer, config_dir)
         notes = _notes(found, overrides, [study.baseline, *arms], points)
         file, fixed = _written(study, request, points, plans, reckoning, notes)
         seconds, cells = _taken(study, plans, points, found, workers)
@@ -103,26 +105,39 @@ def _fresh(first: int, count: int, study: StudyConfig) -> list[int]:
     return [seed for seed in range(first, first + count + len(taken)) if seed not in taken][:count]
 
 
-def _planned(request: list[str], point: Part, study: StudyConfig, observer: Observer, config_dir: Path | None) -> Plan:
-    """One point of it, checked, at the shared rate if rates are tuned. Raises RequestError where something has run already."""
+def _check_place(config: RunConfig, study: StudyConfig) -> None:
+    """Raise RequestError where the study's folder holds runs, or a plan of another kind.
+
+    Any other plan, of which nothing has run, is replaced: of other factors too.
+    """
+    from mha_ablate.run.folder import StudyFolder
+    from mha_ablate.study.plan import outputs_of
+
+    root = StudyFolder(outputs_of(config) / (config.name or study.name))
+    if root.runs():
+        raise RequestError(f"{root.path} holds runs already, and a plan comes before them: give name=NEW_NAME")
+    mine, other = (root.parts_file, root.plan_file) if _several(study) else (root.plan_file, root.parts_file)
+    if other.exists():
+        raise RequestError(f"{other} is there, and this study writes {mine.name}: give name=NEW_NAME")
+
+
+def _planned(
+    request: list[str], points: list[Part], study: StudyConfig, observer: Observer, config_dir: Path | None
+) -> list[Plan]:
+    """The plan of each point, checked, at the shared rate if rates are tuned."""
     from dataclasses import replace
 
+    from mha_ablate.conduct.points import checked_points
     from mha_ablate.config.schema import stages_of
     from mha_ablate.study.parts import single
     from mha_ablate.study.plan import make_plan
 
-    part = replace(point, stage=stages_of(study.tune)[0])
-    plan = make_plan(
-        [*request, *part.words], watch=observer.reading, config_dir=config_dir, below=part.below, shape=single
-    )
-    if plan.root.runs():
-        raise RequestError(f"{plan.root.path} holds runs already, and a plan comes before them: give name=NEW_NAME")
-    mine, other = (
-        (plan.root.parts_file, plan.root.plan_file) if _several(study) else (plan.root.plan_file, plan.root.parts_file)
-    )
-    if other.exists():
-        raise RequestError(f"{other} is there, and this study writes {mine.name}: give name=NEW_NAME")
-    return plan
+    def planned(part: Part) -> Plan:
+        words = [*request, *part.words]
+        return make_plan(words, watch=observer.reading, config_dir=config_dir, below=part.below, shape=single)
+
+    stage = stages_of(study.tune)[0]
+    return checked_points(study, [replace(point, stage=stage) for point in points], planned, request, config_dir)
 
 
 def _several(study: StudyConfig) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,6 +99,7 @@ class _Conductor:
 
     def _several(self, asked: RunConfig) -> Conducted:
         """Every part is checked before the first one runs."""
+        from mha_ablate.conduct.points import checked_points, timed_points
         from mha_ablate.config.schema import stages_of
         from mha_ablate.report.joint import write_joint
         from mha_ablate.report.write import write_again
@@ -120,8 +121,8 @@ class _Conductor:
         check_factors(StudyFolder(path), study)
         points = points_of(study)
         stage = stages_of(study.tune)[0]
-        checked = [self._checked(replace(point, stage=stage), study) for point in points]
-        _check_unlike(study, checked)
+        staged = [replace(point, stage=stage) for point in points]
+        checked = checked_points(study, staged, self._planned, self.overrides, self.config_dir)
         if study.tune:
             for point in points:
                 self._grid(point, study.tune.rates, asked.optim.lr)
@@ -130,9 +131,9 @@ class _Conductor:
         with locked(path):
             fixed = write_parts(whole, study, self.overrides)
             power = None if fixed.get("earlier") else fixed.get("power")
-            for number, (point, plan) in enumerate(zip(points, checked, strict=True), start=1):
+            told = zip(points, checked, timed_points(study, points), strict=True)
+            for number, (point, plan, timed) in enumerate(told, start=1):
                 self.observer.part(point.point or study.name, number, len(points))
-                timed = not study.factor_words and (number == 1 or not same_cost(point.words))
                 if study.tune is None:
                     self._run(plan, timed=timed)
                 else:
@@ -198,33 +199,6 @@ class _Conductor:
         from mha_ablate.study.parts import GRID, on_grid
 
         return self._planned(replace(point, stage=GRID), lambda study: on_grid(study, rates, usual))
-
-    def _checked(self, part: Part, study: StudyConfig) -> Plan:
-        """The plan of a point; where it cannot be, a screen's error names the point or the factor whose fault it is."""
-        try:
-            return self._planned(part)
-        except RequestError as error:
-            if not study.factor_words:
-                raise
-            raise RequestError(f"{self._at_fault(part, study)}: {error}") from error
-
-    def _at_fault(self, part: Part, study: StudyConfig) -> str:
-        """The level that no design point can be built with; else the design point."""
-        for factor, levels in study.factor_words.items():
-            for words in levels:
-                others = [other for other in study.point_words.values() if set(words) <= set(other)]
-                if not self._composes(words) and not any(map(self._composes, others)):
-                    return f"study.factors.{factor}, level {' '.join(words)}"
-        return f"design point {part.point} ({' '.join(part.words)}) cannot be built"
-
-    def _composes(self, words: Sequence[str]) -> bool:
-        from mha_ablate.config.compose import compose
-
-        try:
-            compose([*self.overrides, *words], self.config_dir)
-        except RequestError:
-            return False
-        return True
 
     def _planned(self, part: Part, shape: Callable[[StudyConfig], StudyConfig] | None = None) -> Plan:
         from mha_ablate.study.parts import single
@@ -300,28 +274,6 @@ class _Conductor:
 
     def _failure(self) -> str | None:
         return "; ".join(self.failures) or None
-
-
-def _check_unlike(study: StudyConfig, plans: list[Plan]) -> None:
-    """Raise RequestError for a screen of which two design points are one setting: a factor then changes nothing."""
-    if not study.factor_words:
-        return
-    names, words = list(study.point_words), study.point_words
-    seen: dict[tuple[str, ...], str] = {}
-    for name, plan in zip(names, plans, strict=True):
-        other = seen.setdefault(tuple(cell.hash for cell in plan.cells), name)
-        if other != name:
-            raise RequestError(
-                f"design points {other} ({' '.join(words[other])}) and {name} ({' '.join(words[name])}) are the same setting: "
-                "a factor's two levels come to the same, or a later factor sets the same key; give levels that differ"
-            )
-
-
-def same_cost(words: Sequence[str]) -> bool:
-    """Whether a point differs from others in what no step takes longer by: its start or its optimizer."""
-    from mha_ablate.config.compose import key_of
-
-    return bool(words) and all(key_of(word).partition(".")[0] in ("init", "optim") for word in words)
 
 
 def _check_hydras(words: list[str], workers: int | None) -> None:

@@ -152,6 +152,11 @@ def bare_value_quoted(override: str) -> str:
 
     key, equals, value = override.partition("=")
     plain_key = key.lstrip("+")
+    if f"{key_of(override)}.".startswith("study.own_factors."):
+        raise RequestError(
+            f"{override}: study.own_factors keeps what study.factors=... says and is not set by hand: give "
+            f"study.factors={value or '...'}"
+        )
     if plain_key == "study.arms" and value.lstrip().startswith("["):
         return f"study.pick={value}"
     if plain_key == "study.arms" and not value.lstrip().startswith("{"):

@@ -42,14 +42,14 @@ def full(k: int) -> Matrix:
     return (2 * ((np.arange(1 << k)[:, None] >> np.arange(k)) & 1) - 1).astype(np.int8)
 
 
-def points_of(factors: Factors, matrix: Matrix | None = None) -> dict[str, list[str]]:
-    """Overrides of each design point, by name (p01, p02, ...): for each factor its low words at -1 and its high words at +1.
+def points_of(factors: Factors) -> dict[str, list[str]]:
+    """Overrides of each point of the `design`, by name (p01, p02, ...): for each factor its low words at -1, its high ones at +1.
 
-    `factors` has `(low words, high words)` by name. The matrix is `design` of as many factors, unless another is given.
+    `factors` has `(low words, high words)` by name.
     """
     return {
         point: [word for name, level in row.items() for word in factors[name][level > 0]]
-        for point, row in levels_of(list(factors), matrix).items()
+        for point, row in levels_of(list(factors)).items()
     }
 
 

@@ -18,7 +18,7 @@ from mha_ablate.errors import nearest
 from mha_ablate.start_rule import GPT2, check_rule
 
 STAGES_OF_TUNING = ("grid", "shared", "tuned")  # folders below a point
-NOT_A_FACTORS = (
+NO_SETTINGS = (
     "study",
     "seed",
     "init_seed",
@@ -30,6 +30,11 @@ NOT_A_FACTORS = (
     "match_to",
     "hydra",
 )
+NOT_A_FACTORS = {  # keys that no level of a factor may set, and why
+    **dict.fromkeys(NO_SETTINGS, "is no setting of a model or its training"),
+    "fc_out": "is what the arms differ in: give it to an arm, study.arms.NAME=[fc_out=...]",
+    "tokenizer": "says what a token is, and nats per token of two tokenizers are not comparable: run a study with each",
+}
 
 
 WORDS = {
@@ -345,19 +350,20 @@ USUAL = (
 )
 
 
-def stages_of(tune: TuneConfig | None) -> tuple[str, ...]:
-    """The stages at which a study of such tuning compares its arms, in the order in which they run."""
-    if tune is None:
+def stages_of(tune: TuneConfig | dict[str, Any] | None) -> tuple[str, ...]:
+    """The stages at which a study of such tuning compares its arms, in the order in which they run.
+
+    `tune` is the setting or what parts.json has of it, which names `shared` only where it is false.
+    """
+    if not tune:
         return ("",)
-    return STAGES_OF_TUNING[1:] if tune.shared else STAGES_OF_TUNING[2:]
+    shared = tune.shared if isinstance(tune, TuneConfig) else tune.get("shared", True)
+    return STAGES_OF_TUNING[1:] if shared else STAGES_OF_TUNING[2:]
 
 
 def stages_held(whole: dict[str, Any]) -> tuple[str, ...]:
-    """The same of what parts.json holds."""
-    tune = whole.get("tune")
-    if not tune:
-        return ("",)
-    return STAGES_OF_TUNING[1:] if tune.get("shared", True) else STAGES_OF_TUNING[2:]
+    """The same of a parts.json."""
+    return stages_of(whole.get("tune"))
 
 
 EXPECTED = ("costs", "helps", "level", "no_worse", "no_better")
@@ -578,6 +584,20 @@ class RunConfig:
                 f"is not divisible by model.n_heads={self.model.n_heads}"
             )
 
+        self._check_texts()
+
+    def _check_texts(self) -> None:
+        """Two texts as levels of a factor: a character and a byte are one unit of both, byte pairs are learned from each."""
+        if self.tokenizer.kind != "bpe":
+            return
+        for name, levels in self.study.factor_words.items():
+            for word in itertools.chain(*levels):
+                if _group_of(word) == "data":
+                    raise ValueError(
+                        f"study.factors.{name}: {word} cannot be a level with tokenizer=bpe, which learns other tokens from each "
+                        "text, so that nats per token are not comparable: use tokenizer=char or tokenizer=byte"
+                    )
+
     def with_seed(self, seed: int) -> RunConfig:
         """The same configuration with another `seed`."""
         return replace(self, seed=seed)
@@ -634,13 +654,16 @@ def _levels(name: str, levels: Any) -> tuple[list[str], list[str]]:
                 f"study.factors.{name}: the level {shown} is neither KEY=VALUE nor a list of such: give {FACTORS_LIKE}"
             )
         for word in level:
-            if (key := word.partition("=")[0].lstrip("+~").partition(".")[0]) in NOT_A_FACTORS:
-                raise ValueError(
-                    f"study.factors.{name}: {word} cannot be a level, since {key} is no setting of a model or its training"
-                )
+            if (key := _group_of(word)) in NOT_A_FACTORS:
+                raise ValueError(f"study.factors.{name}: {word} cannot be a level, since {key} {NOT_A_FACTORS[key]}")
     if words[0] == words[1]:
         raise ValueError(f"study.factors.{name}: both levels are {' '.join(words[0])}: give two that differ")
     return list(words[0]), list(words[1])
+
+
+def _group_of(override: str) -> str:
+    """`model.n_heads=4` -> `model`."""
+    return override.partition("=")[0].lstrip("+~").partition(".")[0]
 
 
 def _last_of_key(override: str) -> str:

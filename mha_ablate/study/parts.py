@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mha_ablate.config.compose import key_of
 from mha_ablate.config.schema import STAGES_OF_TUNING, StudyConfig, TuneConfig
 from mha_ablate.config.sweep import shown_rate
 from mha_ablate.errors import RequestError, RunFailed
@@ -152,14 +153,35 @@ def check_tuning(study: StudyConfig) -> None:
     """Raise RequestError where tuning and the arms or the seeds of a study do not go together."""
     if study.tune is None:
         return
-    own = [arm for arm in study.chosen if any(word.startswith("optim.lr=") for word in study.arms[arm])]
+    own = [arm for arm in study.chosen if _sets_rate(study.arms[arm])]
     if own:
         raise RequestError(f"arm {own[0]} sets optim.lr, and study.tune finds each arm's own: leave one of them out")
+    _check_rates(study)
     both = sorted(set(study.tune.seeds) & set(study.seed_list))
     if both:
         raise RequestError(
             f"study.tune.seeds has {both[0]}, which is one of study.seeds: a rate tuned on test seeds is fitted to them"
         )
+
+
+def _check_rates(study: StudyConfig) -> None:
+    """Raise RequestError where a point or a factor sets the rate that tuning then finds in its place."""
+    why = "sets optim.lr, which study.tune replaces by each arm's best rate, so that"
+    for name, levels in study.factor_words.items():
+        if any(map(_sets_rate, levels)):
+            others = ",".join(other for other in study.factor_words if other != name) or "..."
+            raise RequestError(
+                f"study.factors.{name} {why} the factor would change nothing: give study.factors=[{others}], or study.tune=null"
+            )
+    for name, words in study.point_words.items():
+        if _sets_rate(words):
+            raise RequestError(
+                f"study.points: {name} {why} the point would change nothing: leave it out, or give study.tune=null"
+            )
+
+
+def _sets_rate(words: Collection[str]) -> bool:
+    return any(key_of(word) == "optim.lr" for word in words)
 
 
 @dataclass(frozen=True)

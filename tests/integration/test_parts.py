@@ -109,6 +109,7 @@ def test_a_tuned_study_that_was_interrupted_goes_on(small: list[str], cli: Cli, 
         ("study.points=[3]", "study.points=['3'] is neither"),
         ("study.points=3", "study.points=3 is neither"),
         ("study.arms.fast=[fc_out=none,optim.lr=1]", "arm fast sets optim.lr"),
+        ("study.points=[optim.lr=1e-3,optim.beta1=0.8]", "study.points: lr=1e-3 sets optim.lr, which study.tune replaces"),
     ],
 )
 def test_a_bad_part_is_refused_before_anything_runs(

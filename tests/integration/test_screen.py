@@ -119,12 +119,30 @@ def test_a_screen_that_was_planned_is_confirmatory(cli: Cli, tiny: list[str], tm
     assert len(written(folder)) == made.json["cells"] == 2 * 2 * 8
 
 
+def test_a_plan_of_other_factors_is_replaced_until_something_has_run(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
+    words = ["plan", *tiny, "study=screen", "study.arms=[dense,none]", "name=x", "--sd", "0.01", "--effect", "1"]
+    assert cli(*words, "study.factors=[norm,bias]", "model.n_heads=2").code == 0
+    made = cli(*words, ONE, "model.n_heads=2", "--json")
+    assert made.code == 0, made.err
+    held = json.loads((tmp_path / "outputs/x/parts.json").read_text())
+    assert (list(held["factors"]), list(held["points"]), held["hash"]) == (["block"], ["p01", "p02"], made.json["hash"])
+    run = tmp_path / "outputs/x/p01/dense/seed=0/run.json"
+    run.parent.mkdir(parents=True, exist_ok=True)
+    run.write_text("{}")
+    said = cli(*words, "study.factors=[norm,bias]", "model.n_heads=2")
+    assert (said.code, said.err.count("\n")) == (2, 1), said.err
+    assert "outputs/x holds runs already, and a plan comes before them: give name=NEW_NAME" in said.err
+    assert json.loads((tmp_path / "outputs/x/parts.json").read_text()) == held
+
+
 def factors(**levels: str) -> str:
     return f"study.factors={{{', '.join(f'{name}: {both}' for name, both in levels.items())}}}"
 
 
 MANY = factors(**{f"f{n}": "[model.n_layers=1,model.n_layers=2]" for n in range(25)})
 UNEVEN = factors(heads="[model.n_heads=4,model.n_heads=3]", width="[model.d_model=64,model.d_model=96]")
+TUNE = "study.tune={rates: [1e-3,3e-3,9e-3], seeds: [100], widen: 0}"
+PLAN = ["plan", "--sd", "0.01", "study=screen"]
 # (command line, words that the one line must hold)
 WRONG: list[tuple[list[str], list[str]]] = [
     (["screen", "--quick", "study=fc_out"], ["study=fc_out: --quick chooses study=screen; leave one of them out"]),
@@ -166,6 +184,35 @@ WRONG: list[tuple[list[str], list[str]]] = [
     (
         ["screen", factors(init="[init=gpt2,init=zero_out]"), "model.n_heads=2", "study.arms=[dense,none_scaled]"],
         ["design point p02 (init=zero_out) cannot be built: arm none_scaled: ", "gain 0", "=learned"],
+    ),
+    (
+        ["screen", factors(x="[fc_out=dense,fc_out=none]")],
+        ["fc_out=dense cannot be a level", "what the arms differ in"],
+    ),
+    (["screen", factors(x="[fc_out.rank=1,fc_out.rank=2]")], ["fc_out.rank=1 cannot be a level", "study.arms.NAME="]),
+    (["screen", factors(x="[tokenizer=char,tokenizer=byte]")], ["tokenizer=char cannot be", "are not comparable"]),
+    (
+        ["screen", factors(x="[data.max_chars=500,data.max_chars=900]"), "tokenizer=bpe"],
+        ["data.max_chars=500 cannot be a level with tokenizer=bpe", "not comparable", "use tokenizer=char"],
+    ),
+    (["screen", "study.own_factors=[block]"], ["study.own_factors", "is not set by hand: give study.factors=[block]"]),
+    (["screen", "++study.own_factors.x=[a=1,a=2]"], ["study.own_factors", "is not set by hand"]),
+    (
+        ["screen", "study.factors=[block,rate,heads]", TUNE],
+        [
+            "study.factors.rate sets optim.lr, which study.tune replaces",
+            "study.factors=[block,heads], or study.tune=null",
+        ],
+    ),
+    (
+        [*PLAN, "study.factors=[block,rate]", TUNE, "model.n_heads=2"],
+        ["study.factors.rate sets optim.lr, which study.tune replaces"],
+    ),
+    ([*PLAN, factors(x="[model.blok=pre,model.blok=post]")], ["study.factors.x, level model.blok=pre: unknown key"]),
+    ([*PLAN, UNEVEN], ["design point p02 (model.n_heads=3 model.d_model=64) cannot be built: ", "not divisible"]),
+    (
+        [*PLAN, factors(rate="[optim.lr=1e-3,optim.lr=0.001]"), "model.n_heads=2"],
+        ["design points p01 (optim.lr=1e-3) and p02 (optim.lr=0.001) are the same setting", "give levels that differ"],
     ),
     (["plan", "--sd", "0.01", "study=starts"], ["study.tune.shared=false", "give study.tune.shared=true"]),
     (["train", "init=gtp2"], ["init=gtp2: no such choice (did you mean 'gpt2'?)"]),

@@ -67,14 +67,6 @@ def test_points_and_levels_agree_and_are_the_same_at_every_call() -> None:
     assert points == points_of(factors)
 
 
-def test_a_second_step_takes_a_matrix_of_its_own() -> None:
-    factors = {name: ([f"{name}=0"], [f"{name}=1"]) for name in "abcd"}
-    assert len(points_of(factors)) == 8
-    assert len(points_of(factors, full(4))) == 16
-    with pytest.raises(ValueError, match="the design has 3 factors, not 4"):
-        points_of(factors, full(3))
-
-
 @pytest.mark.parametrize("k", [0, 25])
 def test_other_numbers_of_factors_are_refused_in_one_line(k: int) -> None:
     with pytest.raises(ValueError, match=f"takes 1 to 24 factors, not {k}$"):

@@ -85,6 +85,20 @@ def test_tuning_seeds_are_no_test_seeds_and_arms_leave_the_rate_alone(study: Stu
         check_tuning(replace(study, tune=replace(TUNE, seeds=[3])))
     with pytest.raises(RequestError, match=r"arm none sets optim\.lr"):
         check_tuning(replace(study, arms={**study.arms, "none": ["fc_out=none", "optim.lr=1e-3"]}))
+    with pytest.raises(RequestError, match=r"arm none sets optim\.lr"):
+        check_tuning(replace(study, arms={**study.arms, "none": ["fc_out=none", "++optim.lr=1e-3"]}))
+
+
+def test_a_setting_that_tuning_would_replace_is_no_point_and_no_factor(study: StudyConfig) -> None:
+    check_tuning(replace(study, points=["optim.beta1=0.8"]))
+    with pytest.raises(RequestError, match=r"study\.points: fast sets optim\.lr, .* the point would change nothing"):
+        check_tuning(replace(study, points={"fast": ["model.n_heads=2", "optim.lr=1e-2"]}))
+    factors = {"heads": ["model.n_heads=1", "model.n_heads=2"], "rate": ["optim.lr=1e-3", "optim.lr=1e-2"]}
+    with pytest.raises(
+        RequestError, match=r"study\.factors\.rate sets .* give study\.factors=\[heads\], or study\.tune"
+    ):
+        check_tuning(replace(study, points=None, factors=factors))
+    check_tuning(replace(study, points=None, factors=factors, tune=None))
 
 
 @pytest.mark.parametrize(

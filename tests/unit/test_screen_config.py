@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from mha_ablate.conduct.study import same_cost
+from mha_ablate.conduct.points import timed_points
 from mha_ablate.config.compose import compose, compose_many, known_keys
 from mha_ablate.config.schema import StudyConfig, stages_held, stages_of
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import StudyFolder
-from mha_ablate.study.parts import check_factors, points_of, write_parts
+from mha_ablate.study.parts import Part, check_factors, points_of, write_parts
 
 NAMES = ["init", "embedding", "block", "norm", "attention", "positions", "rate", "warmup", "decay", "heads", "width"]
 NAMES += ["bias"]
@@ -28,7 +30,7 @@ def test_the_screen_has_twelve_factors_in_24_points() -> None:
     assert found.tune is None
 
 
-@pytest.mark.parametrize(("name", "points", "shared"), [("starts", 11, False), ("loudness", 8, True)])
+@pytest.mark.parametrize(("name", "points", "shared"), [("starts", 15, False), ("loudness", 8, True)])
 def test_every_point_of_a_new_study_composes(name: str, points: int, shared: bool) -> None:
     found = study(f"study={name}")
     assert len(found.point_words) == points
@@ -55,7 +57,8 @@ def test_arms_are_compared_at_the_shared_rate_unless_a_study_says_otherwise() ->
     assert stages_of(study("study=starts").tune) == ("tuned",)
     assert stages_held({"tune": {"rates": [1, 2, 3]}}) == ("shared", "tuned"), "files from before do not say"
     assert stages_held({"tune": {"shared": False}}) == ("tuned",)
-    assert stages_of(None) == stages_held({}) == ("",)
+    assert stages_of({"rates": [1, 2, 3], "shared": False}) == ("tuned",)
+    assert stages_of(None) == stages_of({}) == stages_held({}) == ("",)
 
 
 def test_a_table_takes_the_place_of_the_factors() -> None:
@@ -121,8 +124,33 @@ def test_the_tuning_of_older_folders_is_not_another_one(tmp_path_factory: pytest
     assert write_parts(StudyFolder(folder.path / "y"), study("study=starts"), [])["tune"]["shared"] is False
 
 
-def test_points_that_differ_in_start_or_optimizer_cost_the_same() -> None:
-    assert same_cost(["init=torch", "init.out=zeros()", "optim.lr=1e-3"])
-    assert not same_cost(["init=torch", "model.n_heads=2"])
-    assert not same_cost(["initial=3"])
-    assert not same_cost([])
+def test_a_point_is_timed_unless_an_earlier_one_takes_as_long() -> None:
+    def timed(*points: str, **changes: object) -> list[bool]:
+        parts = [Part(str(i), tuple(words.split())) for i, words in enumerate(points)]
+        return timed_points(replace(study("study=heads"), **changes), parts)
+
+    assert timed("model.n_heads=1", "init=gpt2", "init=torch optim.lr=1e-3", "init=gpt2 model.n_heads=1") == [
+        *(True, True, False, False)
+    ]
+    assert timed("", "init=torch init.out=zeros()", "initial=3") == [True, False, True]
+    assert timed("init=gpt2", "init=torch", "model.d_model=8 init=torch") == [True, False, True]
+    assert timed_points(study("study=screen"), [Part("p01"), Part("p02", ("model.n_heads=1",))]) == [False, False]
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "byte"])
+def test_texts_are_levels_where_a_token_is_the_same_unit_of_both(tokenizer: str) -> None:
+    text = "study.factors={text: [data=python_docs,data=python_code]}"
+    assert list(study("study=screen", text, f"tokenizer={tokenizer}").factor_words) == ["text"]
+    for level in ("data=python_docs", "data.max_chars=1000"):
+        own = f"study.factors={{text: [{level},data=python_code]}}"
+        with pytest.raises(RequestError, match=rf"^study\.factors\.text: {level} cannot be a level with tokenizer=bpe"):
+            study("study=screen", own, "tokenizer=bpe")
+    assert study("study=heads", "study.points=[data=python_code]", "tokenizer=bpe").has_points
+
+
+@pytest.mark.parametrize("word", ["study.own_factors=[block]", "+study.own_factors=null", "~study.own_factors"])
+def test_the_key_that_keeps_the_factors_is_not_set_by_hand(word: str) -> None:
+    with pytest.raises(
+        RequestError, match=r"study\.own_factors keeps what study\.factors=\.\.\. says and is not set by hand"
+    ):
+        study("study=screen", word)
