@@ -10,9 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mha_ablate.run.folder import RunFolder
+from mha_ablate.study import export
 from mha_ablate.study.trained import load
 from tests.conftest import SMALL, Cli, Said
 
+ROOT = Path(__file__).resolve().parents[2]
 GPT2 = ("model.positions=learned", "model.norm=layernorm")
 
 
@@ -93,12 +95,27 @@ def test_the_note_tells_how_text_becomes_tokens(cli: Cli, text: Path, tmp_path: 
         (["fc_out=gate"], ["fc_out is Gate"]),
         (["model.head_dim=16"], ["n_heads x head_dim is 32"]),
         (["model.block=post"], ["model.block is post"]),
+        (
+            ["attention.divide_by=sqrt_d_model"],
+            ["attention.divide_by is sqrt_d_model", "set attention.divide_by=sqrt_head_dim"],
+        ),
+        (
+            ["model.tied_embedding=false", "model.output_bias=true"],
+            ["model.output_bias is true, set model.output_bias=false"],
+        ),
+        (["model.dropout=0.1", "model.dropout_at=norm"], ["model.dropout_at is norm, set model.dropout_at=branch"]),
     ],
 )
 def test_what_gpt2_is_not_is_named(cli: Cli, text: Path, tmp_path: Path, settings: list[str], words: list[str]) -> None:
     run = trained(cli, text, *GPT2, *settings)
     refused(cli("export", str(run), "--to", "hf", "--out", str(tmp_path / "x")), "is no GPT-2", *words)
     assert not (tmp_path / "x").exists()
+
+
+def test_the_page_names_every_setting_that_an_export_may_be_refused_for() -> None:
+    page = (ROOT / "docs/inspecting.md").read_text(encoding="utf-8").partition("## GPT-2 checkpoints")[2]
+    keys = [*(key for key, *_ in export.GPT2), "model.dropout_at", "model.head_dim", "fc_out", "model.mlp=relu"]
+    assert [key for key in keys if f"`{key}`" not in page] == []
 
 
 def test_wrong_requests_are_one_line(cli: Cli, text: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from mha_ablate.config.catalog import choice_names, choices, groups
 from mha_ablate.config.compose import compose, compose_many, configs_dir, from_plain, to_yaml
 from mha_ablate.config.schema import HubConfig, RunConfig, StudyConfig, config_hash, safe_name
 from mha_ablate.errors import RequestError
+from mha_ablate.start_rule import GPT2
 
 CHOICES = sorted(f.relative_to(configs_dir()) for f in configs_dir().glob("*/*.yaml"))
 TEXT = {"sha256": "0" * 64, "split": "blocks", "parts": None, "tokenizer_sha256": "1" * 64}
@@ -397,6 +398,37 @@ def test_seeds_are_a_count_or_a_list(default: RunConfig) -> None:
 def test_other_seeds_are_refused(default: RunConfig, seeds: Any) -> None:
     with pytest.raises(ValueError, match=r"study\.seeds"):
         with_seeds(default, seeds)
+
+
+# nanoGPT's command for a CPU (its readme): `train.py config/train_shakespeare_char.py --block_size=64 --batch_size=12 --n_layer=4
+# --n_head=4 --n_embd=128 --max_iters=2000 --lr_decay_iters=2000 --dropout=0.0`, with min_lr 1e-4, beta2 0.99, 100 steps of warm-up.
+NANOGPT: dict[str, dict[str, Any]] = {
+    "init": GPT2,
+    "attention": {
+        **{"qkv": "fused", "value": "learned", "scores": "softmax", "divide_by": "sqrt_head_dim"},
+        **{"bias": None, "branch_scale": 1.0},
+    },
+    "model": {
+        **{"d_model": 128, "n_layers": 4, "n_heads": 4, "head_dim": None, "d_ff": None, "context": 64},
+        **{"block": "pre", "norm": "layernorm", "positions": "learned", "mlp": "gelu", "bias": False},
+        **{"dropout": 0.0, "dropout_at": "branch", "tied_embedding": True, "output_bias": False},
+    },
+    "tokenizer": {"kind": "char", "vocab_size": None},
+    "optim": {
+        **{"lr": 1e-3, "min_lr": 1e-4, "warmup_steps": 100, "weight_decay": 0.1},
+        **{"beta1": 0.9, "beta2": 0.99, "grad_clip": 1.0},
+    },
+}
+
+
+@pytest.mark.parametrize("data", [[], ["data=tiny_shakespeare"]], ids=str)
+def test_the_known_number_keeps_its_setting_whole_whatever_the_defaults_are(data: list[str]) -> None:
+    config = compose(["study=nanogpt_cpu", *data]).config
+    plain = dataclasses.asdict(config)
+    assert {group: plain[group] for group in NANOGPT} == NANOGPT
+    assert (config.trainer.steps, config.trainer.batch_size, config.data.split) == (2000, 12, "tail")
+    assert (config.fc_out["_target_"].rpartition(".")[2], config.study.baseline) == ("Dense", "dense")
+    assert config.study.arms == {"dense": ["fc_out=dense"], "none": ["fc_out=none"]}
 
 
 def test_arms_in_brackets_pick_among_the_arms(default: RunConfig) -> None:
