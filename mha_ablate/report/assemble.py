@@ -34,7 +34,7 @@ COST_KEYS = (
     "peak_memory_mb",
 )
 LENGTH = ("trainer.steps", "trainer.batch_size", "model.context")  # how much an arm is trained on
-SETTING_KEYS = ("model", "attention", "tokenizer", "data", "optim", "trainer")
+SETTING_KEYS = ("init", "model", "attention", "tokenizer", "data", "optim", "trainer")
 
 
 def assemble(study: Study, *, baseline: str | None = None, margin: float | None = None) -> dict[str, Any]:

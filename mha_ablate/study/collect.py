@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
+from mha_ablate.config.catalog import choice_names
 from mha_ablate.config.flat import flat
+from mha_ablate.config.paths import configs_dir
 from mha_ablate.data.corpus import IDENTITY
 from mha_ablate.errors import RequestError
 from mha_ablate.run.folder import RunFolder, StudyFolder
@@ -42,8 +44,9 @@ class Run:
 
     @property
     def init(self) -> str:
-        """The start of the weights that was chosen; before there was a choice it was GPT-2's."""
-        return init_of(self.about)
+        """The start of the weights, as `torch`; where a rule is not that of its file, as `torch, out=uniform(gain=2)`."""
+        own = own_rules(self.about, self.config)
+        return ", ".join([init_of(self.about), *(f"{name}={rule}" for name, rule in own.items())])
 
     @property
     def val_loss(self) -> float | None:
@@ -78,8 +81,28 @@ class Study:
 
 
 def init_of(about: dict[str, Any]) -> str:
-    """The choice of `init` in a run.json."""
+    """The choice of `init` in a run.json; before there was a choice it was GPT-2's."""
     return about.get("choices", {}).get("init") or "gpt2"
+
+
+def own_rules(about: dict[str, Any], config: dict[str, Any]) -> dict[str, str]:
+    """The rules of a run's init that are not those of the file of its choice.
+
+    Of a choice that does not come with this package, whose file is not known here: those that the run's words set.
+    """
+    rules: dict[str, str] = config.get("init") or {}
+    if (of_file := _rules_of_file(init_of(about))) is not None:
+        return {name: rule for name, rule in rules.items() if of_file.get(name) != rule}
+    keys = [word.partition("=")[0].lstrip("+") for word in about.get("overrides", [])]
+    return {name: rule for name, rule in rules.items() if f"init.{name}" in keys}
+
+
+@cache
+def _rules_of_file(init: str) -> dict[str, str] | None:
+    """The rules in configs/init; None where this package has no such choice."""
+    if init not in choice_names("init"):
+        return None
+    return dict(parsed_yaml(read_text(configs_dir() / "init" / f"{init}.yaml")))
 
 
 def collect(path: Path) -> Study:
@@ -138,8 +161,8 @@ def _labels(
         of_name = hashes.setdefault(about["arm"], [])
         if about["arm_hash"] not in of_name:
             of_name.append(about["arm_hash"])
-    inits = {about["arm_hash"]: init_of(about) for _, about in found}
-    names = {h: name for arm, of_arm in hashes.items() for h, name in _told_apart(arm, of_arm, configs, inits).items()}
+    abouts = {about["arm_hash"]: about for _, about in found}
+    names = {h: name for arm, of_arm in hashes.items() for h, name in _told_apart(arm, of_arm, configs, abouts).items()}
     labels = {f.path: names[about["arm_hash"]] for f, about in found}
     if len({(labels[f.path], about["seed"]) for f, about in found}) < len(found):
         labels = {f.path: f.path.parent.relative_to(root).as_posix() for f, about in found}
@@ -147,14 +170,14 @@ def _labels(
 
 
 def _told_apart(
-    arm: str, hashes: list[str], configs: dict[str, dict[str, Any]], inits: dict[str, str]
+    arm: str, hashes: list[str], configs: dict[str, dict[str, Any]], abouts: dict[str, dict[str, Any]]
 ) -> dict[str, str]:
     """A label for each configuration of one name: up to three settings in which they differ, or the hash."""
     if len(hashes) == 1:
         return {hashes[0]: arm}
     settings = {
-        h: {"init": inits[h], **{k: v for g in SWEPT for k, v in flat(configs[h].get(g) or {}, f"{g}.").items()}}
-        for h in hashes
+        h: {**start, **{k: v for g in SWEPT for k, v in flat(configs[h].get(g) or {}, f"{g}.").items()}}
+        for h, start in _starts(hashes, configs, abouts).items()
     }
     keys = list(dict.fromkeys(key for known in settings.values() for key in known))
     differing = [key for key in keys if len({str(known.get(key)) for known in settings.values()}) > 1][:3]
@@ -162,6 +185,15 @@ def _told_apart(
     if len({tuple(told) for told in words.values()}) == len(hashes):
         return {h: " ".join([arm, *told]) for h, told in words.items()}
     return {h: f"{arm} {h[:6]}" for h in hashes}
+
+
+def _starts(
+    hashes: list[str], configs: dict[str, dict[str, Any]], abouts: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The choice of init of each configuration, and those rules that are not the file's in one of them."""
+    own = list(dict.fromkeys(name for h in hashes for name in own_rules(abouts[h], configs[h])))
+    rules = {h: configs[h].get("init") or _rules_of_file(init_of(abouts[h])) or {} for h in hashes}
+    return {h: {"init": init_of(abouts[h]), **{f"init.{name}": rules[h].get(name) for name in own}} for h in hashes}
 
 
 def _check_comparable(runs: list[Run], path: Path) -> None:
