@@ -68,14 +68,20 @@ def parsed_rule(text: str) -> Rule:
     return Rule(str(kind), formula, own.get(key, 1.0), key == "gain")
 
 
-def gain_of_out(rules: Mapping[str, str], model: Mapping[str, float]) -> float:
-    """The gain of W_O, rms(y) / rms(z), at the start of the first block: std sqrt(K).
+def divisor_of(divide_by: str, *, head_dim: float, d_model: float) -> float:
+    """What scores are divided by under an `attention.divide_by`. Raises KeyError for one that is unknown."""
+    return {"sqrt_head_dim": math.sqrt(head_dim), "sqrt_d_model": math.sqrt(d_model), "one": 1.0}[divide_by]
+
+
+def gain_of_out(rules: Mapping[str, str], model: Mapping[str, float], *, divide_by: str) -> float:
+    """The gain of a dense W_O, rms(y) / rms(z), at the start of the first block: std sqrt(K). Of blocks with a skip.
 
     `model` has d_model, n_heads, head_dim, n_layers and d_ff. Raises ValueError where the rule has no value, KeyError where
     a size is missing.
     """
     C, H, D, F = (model[key] for key in ("d_model", "n_heads", "head_dim", "d_ff"))
-    sizes = {"C": C, "H": H, "D": D, "K": H * D, "L": model["n_layers"], "F": F, "S": math.sqrt(D)}
+    S = divisor_of(divide_by, head_dim=D, d_model=C)
+    sizes = {"C": C, "H": H, "D": D, "K": H * D, "L": model["n_layers"], "F": F, "S": S}
     return parsed_rule(rules["out"]).std({**sizes, "n_in": H * D, "n_out": C, LAYER: 1}) * math.sqrt(H * D)
 
 

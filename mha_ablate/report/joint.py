@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from mha_ablate.config.paths import configs_dir
 from mha_ablate.cost.freedom import freedom_lost
 from mha_ablate.errors import RequestError
 from mha_ablate.report.assemble import assemble, changed_since, commits, unfit
 from mha_ablate.report.claims import cards
+from mha_ablate.report.curves import curves_of
 from mha_ablate.report.family import STAGES, absent_of, decide_together, parts_of, wholes
 from mha_ablate.report.generalise import generalises, over_points_of
 from mha_ablate.report.joint_page import joint_page
@@ -71,7 +74,7 @@ def _tables(report: dict[str, Any]) -> list[tuple[tuple[str, ...], list[tuple[st
 
 
 def joint_report(path: Path, *, margin: float | None = None) -> dict[str, Any]:
-    """`{study, name, one_study, parts, tunings, over_points, screen, claims, notes, sentence}`.
+    """`{study, name, one_study, parts, tunings, starts, curves, over_points, screen, claims, notes, sentence}`.
 
     Each part has its arms and their deltas to its own baseline.
 
@@ -114,11 +117,12 @@ def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> 
     grids = [note for f, study in studies.items() if _stage(f) == GRID for note in _grid_notes(path, study)]
     report["notes"] = [*late, *_changed_notes(whole, parts), *grids, *_notes(report)]
     report["starts"] = starts_of(report)
+    report["curves"] = curves_of(report, removal := _removal(report))
     report["over_points"] = over_points_of(parts) if whole else {}
     report["screen"] = screen_of(whole, parts, _seconds(studies))
-    report["sentence"] = " ".join(
-        filter(None, (_answer(report), ordering(report, _removal(report)), generalises(report, _removal(report))))
-    )
+    along = report["curves"]["sentence"] if report["curves"] else ""
+    told = (_answer(report), ordering(report, removal), along, generalises(report, removal))
+    report["sentence"] = " ".join(filter(None, told))
     complete = not absent and not any(arm["missing"] for part in parts for arm in part["arms"])
     report["claims"] = cards(whole, parts, tunings, complete=complete) if whole else []
     return report
@@ -230,14 +234,33 @@ def _freedom(study: Study, base: str) -> float | None:
 
 
 def start_gain(study: Study, base: str) -> float | None:
-    """The gain with which the baseline's W_O starts, by its init's rule and its sizes; None where they do not say."""
-    config = next((run.config for run in study.of(base) if run.config), {})
-    rules, model = config.get("init") or {}, config.get("model") or {}
+    """The gain with which the baseline's W_O starts, by its init's rule and its sizes; None where they do not say.
+
+    None also for a baseline other than the whole projection, which alone starts by that rule, and for blocks without a skip,
+    where W_O starts with gain 1 whatever the rule.
+    """
+    run = next((run for run in study.of(base) if run.config), None)
+    if run is None or run.about.get("choices", {}).get("fc_out") != _whole_projection():
+        return None
+    rules, model, attention = (run.config.get(group) or {} for group in ("init", "model", "attention"))
+    if model.get("block") == "skipless":
+        return None
     try:
-        D = model["head_dim"] or model["d_model"] // model["n_heads"]
-        return gain_of_out(rules, {**model, "head_dim": D, "d_ff": model["d_ff"] or 4 * model["d_model"]})
+        sizes = {"head_dim": model["head_dim"] or model["d_model"] // model["n_heads"]}
+        sizes |= {"d_ff": model["d_ff"] or 4 * model["d_model"]}
+        return gain_of_out(rules, {**model, **sizes}, divide_by=attention.get("divide_by", "sqrt_head_dim"))
     except (KeyError, TypeError, ValueError, ArithmeticError):
         return None
+
+
+@cache
+def _whole_projection() -> str:
+    """The choice of fc_out that config.yaml begins with."""
+    found = re.search(
+        r"^  - fc_out: (\w+)", (configs_dir() / "config.yaml").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    assert found is not None
+    return found[1]
 
 
 def _axis(parts: list[dict[str, Any]]) -> dict[str, Any]:
