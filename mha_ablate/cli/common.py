@@ -141,11 +141,11 @@ def print_screen(out: Console, screen: dict[str, Any]) -> None:
     """The factors, the strongest first, and what to know of the design."""
     from rich.text import Text
 
-    from mha_ablate.report.screen import columns, lines, rows
+    from mha_ablate.report.screen import STEP, columns, lines, rows
 
     print_table(out, columns(screen), rows(screen))
-    for line in lines(screen):
-        out.print(Text(line, style="dim"), soft_wrap=not out.is_terminal)
+    for line in lines(screen):  # a command that is wrapped cannot be copied
+        out.print(Text(line, style="dim"), soft_wrap=not out.is_terminal or line.startswith(STEP))
     print()
 
 

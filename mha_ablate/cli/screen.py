@@ -56,17 +56,15 @@ def screen(
         resume=["screen", *given, *flags(quick=quick)],
         check=_has_factors,
     )
+    if step := done.report["screen"]["next"]:
+        step["options"] = flags(config_dir=config_dir)  # run folders do not hold where one's own choices lie
     if as_json:
         print_json(as_plain(done.report))
     else:
         print_joint(done.report)
         print(f"\nreport: {done.folder / 'report' / 'report.html'}")
-        _print_next(done.report["screen"], [word for word in given if word.partition("=")[0] not in TAKEN], config_dir)
     if done.failure:
         raise RunFailed(done.failure)
-
-
-TAKEN = ("study.factors", "study.seeds", "study.arms", "name")  # what the second step says itself
 
 
 def _has_factors(config: RunConfig) -> None:
@@ -84,14 +82,3 @@ def as_plain(report: dict[str, Any]) -> dict[str, Any]:
     return {
         key: report[key] for key in ("study", "name", "kind", "plan_hash", "screen", "over_points", "sentence", "notes")
     }
-
-
-def _print_next(screen: dict[str, Any], given: list[str], config_dir: Any) -> None:
-    from mha_ablate.cli.common import command_line, flags
-
-    if step := screen["next"]:
-        minutes = "" if step["core_minutes"] is None else f", about {step['core_minutes']:.0f} minutes of one core"
-        print(f"\nnext:\n  {command_line('screen', *given, *step['words'], *flags(config_dir=config_dir))}")
-        print(
-            f"      every combination of the three strongest, {step['runs']} runs{minutes}: which pairs of them matter"
-        )

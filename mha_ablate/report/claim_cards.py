@@ -84,9 +84,9 @@ def facts(card: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _starts(card: dict[str, Any]) -> str:
-    """The verdict under each init, where it turns with it."""
-    told = ", ".join(f"{verdict} under {word}" for word, verdict in card["starts"].items())
-    return f"the verdict turns with the start of the weights: {told}"
+    """The verdict under each start of the weights, where it turns with it."""
+    told = ", ".join(f"{verdict} under {words}" for words, verdict in card["starts"].items())
+    return f"the verdict turns with the start of the weights, at the same other settings: {told}"
 
 
 def cards_html(cards: list[dict[str, Any]]) -> str:

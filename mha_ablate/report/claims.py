@@ -12,6 +12,10 @@ from mha_ablate.report.family import SHARED, TUNED
 SUPPORTED, ONLY_IF, REFUTED, UNDECIDED = "supported", "supported only if", "refuted", "undecided"
 STANDS = {True: "for", False: "against", None: "open"}
 SHOWN = 4  # places named in a verdict
+# What a start of the weights is made of: a tied embedding starts as the output layer does.
+START_KEYS = ("init", "model.tied_embedding")
+OWN_START = "the study's own"
+Words = tuple[str, ...]
 
 
 def cards(
@@ -21,8 +25,9 @@ def cards(
 
     `{claim, says, algebra, arms, words, change, verdict, only_if, rest_open, look, shared_only, so_far, open, starts,
     turns, evidence}`. `rest_open`: it is supported under a condition, and nothing speaks against it elsewhere either. `starts`: the
-    verdict under each init alone; `turns`: these differ. `shared_only`: each arm's own best rate leaves open what the shared rate
-    decides. `so_far`: it rests on runs, and the study is not `complete`.
+    verdict under each start of the weights, over the settings that all of them have; `turns`: it is supported, if only in part,
+    under one and refuted under another. `shared_only`: each arm's own best rate leaves open what the shared rate decides.
+    `so_far`: it rests on runs, and the study is not `complete`.
     """
     return [
         _card(name, claim, whole, parts, tunings) | {"so_far": _rests_on_runs(claim) and not complete}
@@ -60,22 +65,38 @@ def _card(
         "shared_only": verdict != UNDECIDED and _shared_only(rows),
         "open": sum(row["agrees"] is None for row in rows),
         "starts": by_start,
-        "turns": len({verdict for verdict in by_start.values() if verdict != UNDECIDED}) > 1,
+        "turns": REFUTED in by_start.values() and not {SUPPORTED, ONLY_IF}.isdisjoint(by_start.values()),
         "evidence": rows,
     }
 
 
 def _by_start(rows: list[Row], points: dict[str, list[str]]) -> dict[str, str]:
-    """The verdict of the rows under each init alone, by the words that choose it; empty where all points have one.
+    """The verdict under each start of the weights, by all the words that choose it; empty where all points have one init.
 
-    `the study's own` are points that name none.
+    Points are compared that differ in the start alone: those whose other words stand under every start. A start that shares no
+    setting with those before it is left out. `the study's own` are points that name none.
     """
-    found: dict[str, list[Row]] = {}
+    found: dict[Words, dict[Words, list[Row]]] = {}
     for row in rows:
         if row["point"] in points:
-            word = next((word for word in points[row["point"]] if word.startswith("init=")), "the study's own")
-            found.setdefault(word, []).append(row)
-    return {word: weighed(of_start)[0] for word, of_start in found.items()} if len(found) > 1 else {}
+            start, others = _start_and_others(points[row["point"]])
+            found.setdefault(start, {}).setdefault(others, []).append(row)
+    common: set[Words] = set()
+    kept: list[Words] = []
+    for start, by_setting in found.items():
+        if shared := (common & by_setting.keys() if kept else set(by_setting)):
+            common, kept = shared, [*kept, start]
+    if len({tuple(word for word in start if not word.startswith("model.")) for start in kept}) < 2:
+        return {}
+    of_start = {start: [row for others in common for row in found[start][others]] for start in kept}
+    return {" ".join(start) or OWN_START: weighed(evidence)[0] for start, evidence in of_start.items()}
+
+
+def _start_and_others(words: list[str]) -> tuple[Words, Words]:
+    """The words of a point that set where the weights start, and the others; which arms run is no setting."""
+    keys = {word: word.partition("=")[0].lstrip("+") for word in words}
+    start = tuple(word for word, key in keys.items() if key in START_KEYS or key.startswith("init."))
+    return start, tuple(sorted(word for word, key in keys.items() if word not in start and key[:6] != "study."))
 
 
 def _shared_only(rows: list[Row]) -> bool:

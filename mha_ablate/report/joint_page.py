@@ -23,7 +23,9 @@ def _over_points(report: dict[str, Any]) -> str:
     return f"""<h2>Over settings</h2><div class="scroll">{table(OVER, over_rows(report))}</div>
 <p class="quiet">Nats per token. Mean over the points and its 95% interval (Paule and Mandel; Hartung and Knapp), the standard
 deviation between settings beyond chance, and where a setting that was not tried may lie, if it is one of their kind. The last
-column is how often such an interval holds in simulations with this many points and seeds; below five points there is none.</p>"""
+column is how often such an interval holds in simulations with this many points and seeds and the spread estimated here; it holds
+less often where settings differ a little and that spread came out as 0. Below five points there is none, and with one seed a
+point there is the mean alone.</p>"""
 
 
 def over_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -32,12 +34,15 @@ def over_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
     def ends(pair: list[float] | None) -> str:
         return f"{pair[0]:+.3f} to {pair[1]:+.3f}" if pair else "-"
 
+    def within(pair: list[float] | None) -> str:
+        return f" ({ends(pair)})" if pair else ""
+
     return [
         (
             arm,
             str(one["points"]),
-            f"{one['mean']:+.4f} ({ends(one['ci95'])})",
-            f"{one['between_sd']:.4f}",
+            f"{one['mean']:+.4f}{within(one['ci95'])}",
+            "-" if one["between_sd"] is None else f"{one['between_sd']:.4f}",
             ends(one["prediction95"]),
             f"{one['coverage']:.0%}" if one["coverage"] is not None else "-",
         )
@@ -53,7 +58,7 @@ def _starts(report: dict[str, Any]) -> str:
         return ""
     return f"""<h2>By how W_O starts</h2><div class="scroll words">{table(COLUMNS, rows(report))}</div>
 <p class="quiet">Gain of W_O: rms of what it gives over rms of what it takes, as it starts in the first block. Louder without: how
-much louder the branch starts once W_O is gone.</p>"""
+much larger the branch starts once W_O is gone; "from 0" is without end.</p>"""
 
 
 def _screen(report: dict[str, Any]) -> str:

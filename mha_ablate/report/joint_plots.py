@@ -99,34 +99,25 @@ def _effects(axes: Axes, rows: dict[str, dict[str, Any]], order: list[str]) -> N
 
 
 def starts_figure(report: dict[str, Any]) -> Figure:
-    """A panel an arm: delta with its 95% interval at every start, those on top whose branch becomes loudest without W_O."""
+    """A panel an arm: delta with its 95% interval at every start, those on top whose branch becomes largest without W_O."""
     import matplotlib
     from matplotlib.figure import Figure
 
-    starts, colours = report["starts"], arm_colours(report)
-    parts = [p for p in report["parts"] if p["stage"] == starts["stage"] and p["point"] in starts["points"]]
-    parts.sort(key=lambda part: -(starts["points"][part["point"]]["louder"] or 0.0))
+    from mha_ablate.report.starts import correlation_text, factor_text, parts_by_start
+
+    starts, colours, parts = report["starts"], arm_colours(report), parts_by_start(report)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 1.5 + 0.33 * max(3, len(parts))), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 1.7 + 0.33 * max(3, len(parts))), layout="constrained")
         panels = figure.subplots(1, max(1, len(colours)), squeeze=False, sharey=True, sharex=True)[0]
         for axes, (arm, colour) in zip(panels, colours.items(), strict=False):
             _by_start(axes, parts, arm, colour)
-            rho = starts["order"].get(arm)
-            axes.set_title(arm)
-            if rho is not None:
-                axes.annotate(
-                    f"rank correlation {rho:+.2f}", (1, 1.01), xycoords="axes fraction", ha="right", va="bottom", size=8
-                )
-        louder = [starts["points"][part["point"]]["louder"] for part in parts]
-        panels[0].set_yticks(
-            range(len(parts)),
-            [
-                f"{part['point']}   {'from 0' if x is None else f'{x:.1f}x'}"
-                for part, x in zip(parts, louder, strict=True)
-            ],
-        )
+            axes.set_title(arm, pad=18)  # with room for the line below
+            told = correlation_text(starts, arm)
+            axes.annotate(told, (0, 1.01), xycoords="axes fraction", ha="left", va="bottom", size=8)
+        names = [f"{part['point']}   {factor_text(starts['points'][part['point']], 1)}" for part in parts]
+        panels[0].set_yticks(range(len(parts)), names)
         panels[0].invert_yaxis()
-        panels[0].set_ylabel("start of the weights, and how much louder\nthe branch becomes without W_O")
+        panels[0].set_ylabel("start of the weights, and how much larger\nthe branch starts without W_O")
         figure.supxlabel(f"minus {parts[0]['baseline']} at the same seed, nats per token (right of 0: worse)", size=10)
     return figure
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import asdict
 from typing import Any
 
 from mha_ablate.report.family import TUNED
@@ -12,6 +14,8 @@ from mha_ablate.stats.verdict import ALPHA
 STRONGEST = 3  # factors that a second step takes
 PAIRS = 5  # classes of pairs that are listed
 BAR = 16  # cells of the longest bar in a terminal
+TAKEN = ("study.factors", "study.seeds", "study.arms", "name")  # keys that the second step sets itself
+STEP = "next: "  # how its line begins
 
 
 def screen_of(
@@ -23,33 +27,35 @@ def screen_of(
     each arm; `effect` is the mean delta at the second level minus that at the first, and `on_baseline` the same of the
     baseline's own loss. `seconds` is what a run took.
     """
-    factors: dict[str, list[list[str]]] = (whole or {}).get("factors", {})
-    if not whole or not factors:
+    levels = _levels_of(whole) if whole else {}
+    if not whole or not levels:
         return None
     stage = TUNED if any(part["stage"] == TUNED for part in parts) else parts[0]["stage"]
     there = {part["point"]: part for part in parts if part["stage"] == stage}
-    levels = {point: found for point, words in whole["points"].items() if (found := _levels(words, factors))}
-    if len(levels) < len(whole["points"]) or not levels:
-        return None  # points that are not those of its factors: nothing that a design is known of
     arms = list(dict.fromkeys(arm["arm"] for part in there.values() for arm in part["arms"][1:]))
     screens = {arm: found for arm in arms if (found := _screened(levels, there, arm)) is not None}
-    of_base = _screened(levels, there, None)
     report: dict[str, Any] = {
         "arms": list(screens),
         "baseline": whole["baseline"],
         "tests": any(effect.p is not None for one in screens.values() for effect in one.effects.values()),
-        "factors": [row for arm, one in screens.items() for row in _factor_rows(arm, one, of_base, factors)],
+        "factors": _factor_rows(screens, _screened(levels, there, None), whole["factors"]),
         "pairs": [row for arm, one in screens.items() for row in _pair_rows(arm, one)],
-        "rest": {
-            arm: {key: getattr(one.rest, key) for key in ("df", "rms", "expected", "p")} for arm, one in screens.items()
-        },
-        "design": _design(levels, screens, there, {point: " ".join(words) for point, words in whole["points"].items()}),
+        "rest": {arm: asdict(one.rest) for arm, one in screens.items()},
+        "design": _design(levels, screens, there, whole["points"]),
         "aliases": _aliases(levels, screens),
         "stage": stage,
     }
     report["next"] = _next(report, whole, there, seconds)
     report["sentence"] = _sentence(report)
     return report
+
+
+def _levels_of(whole: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """The levels of every point; empty for a study without factors, or whose points are not those of its factors."""
+    factors = whole.get("factors", {})
+    found = {point: _levels(words, factors) for point, words in whole["points"].items()} if factors else {}
+    known = {point: levels for point, levels in found.items() if levels}
+    return known if len(known) == len(found) else {}
 
 
 def _levels(words: list[str], factors: dict[str, list[list[str]]]) -> dict[str, int] | None:
@@ -87,8 +93,9 @@ def _screened(levels: dict[str, dict[str, int]], there: dict[str, dict[str, Any]
 
 
 def _factor_rows(
-    arm: str, one: Screen, of_base: Screen | None, factors: dict[str, list[list[str]]]
+    screens: dict[str, Screen], of_base: Screen | None, factors: dict[str, list[list[str]]]
 ) -> list[dict[str, Any]]:
+    """A row an arm and factor, arm by arm, the strongest first."""
     made = [
         {
             "factor": name,
@@ -97,9 +104,10 @@ def _factor_rows(
             **_plain(effect),
             "on_baseline": of_base.effects[name].effect if of_base else None,
         }
+        for arm, one in screens.items()
         for name, effect in one.effects.items()
     ]
-    return sorted(made, key=lambda row: -abs(row["effect"] or 0.0))
+    return sorted(made, key=lambda row: (list(screens).index(row["arm"]), -abs(row["effect"] or 0.0)))
 
 
 def _pair_rows(arm: str, one: Screen) -> list[dict[str, Any]]:
@@ -123,18 +131,23 @@ def _design(
     levels: dict[str, dict[str, int]],
     screens: dict[str, Screen],
     there: dict[str, dict[str, Any]],
-    words: dict[str, str],
+    points: dict[str, list[str]],
 ) -> dict[str, Any]:
+    """The design as it was made, and as far as it has run: `used` has for each arm the number of points with all its seeds."""
     seeds = sorted({n for one in screens.values() for n in one.seeds.values()})
     return {
         "points": levels,
-        "words": words,
+        "words": {point: " ".join(words) for point, words in points.items()},
         "runs": len(levels),
         "factors": len(next(iter(levels.values()))),
         "resolution": aliases(levels).resolution,
         "seeds": seeds,
         "done": len(there),
-        "lost": {arm: list(one.lost) for arm, one in screens.items() if one.lost},
+        "used": {arm: len(one.seeds) for arm, one in screens.items()},
+        "lost": {
+            arm: lost for arm, one in screens.items() if (lost := [point for point in one.lost if point in there])
+        },
+        "pooled": {arm: list(one.pooled) for arm, one in screens.items() if one.pooled},
         "as_run": {arm: one.aliases.resolution for arm, one in screens.items()},
     }
 
@@ -151,6 +164,7 @@ def _aliases(levels: dict[str, dict[str, int]], screens: dict[str, Screen]) -> d
         },
         "classes": [[" x ".join(pair) for pair in group] for group in found.classes if len(group) > 1],
         "between": found.between,
+        "inseparable": [" x ".join(pair) for pair in found.inseparable],
         "inestimable": list(found.inestimable),
     }
 
@@ -169,7 +183,10 @@ def ranked(report: dict[str, Any], arm: str | None = None) -> list[dict[str, Any
 def _next(
     report: dict[str, Any], whole: dict[str, Any], there: dict[str, dict[str, Any]], seconds: float | None
 ) -> dict[str, Any] | None:
-    """The second step: every combination of the three strongest factors, with what it costs."""
+    """The second step: every combination of the three strongest factors, with what it costs.
+
+    `given` are the words of this screen's request that the step takes over, `words` its own; `options` are for the command line.
+    """
     names = [row["factor"] for row in ranked(report)[:STRONGEST]]
     if len(whole["factors"]) <= STRONGEST or len(names) < STRONGEST:
         return None
@@ -178,12 +195,14 @@ def _next(
     seeds = max(4, *report["design"]["seeds"]) if report["design"]["seeds"] else 4
     runs = 2**STRONGEST * len(arms) * seeds
     return {
+        "given": [word for word in whole.get("request", []) if _key(word) not in TAKEN and word != "study=screen"],
         "words": [
             _factors_word(ordered, whole),
             f"study.arms=[{','.join(arms)}]",
             f"study.seeds={seeds}",
             f"name={whole['study']}_follow",
         ],
+        "options": [],
         "runs": runs,
         "core_minutes": None if seconds is None else runs * seconds / 60,
     }
@@ -202,31 +221,61 @@ def _factors_word(names: list[str], whole: dict[str, Any]) -> str:
 
 
 def _asked(whole: dict[str, Any], key: str) -> list[str]:
-    return [word for word in whole.get("request", []) if word.partition("=")[0].lstrip("+") == key]
+    return [word for word in whole.get("request", []) if _key(word) == key]
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+")
+
+
+def step_command(step: dict[str, Any]) -> str:
+    """The second step as a shell takes it."""
+    return shlex.join(["mha-ablate", "screen", *step["given"], *step["words"], *step["options"]])
 
 
 def _sentence(report: dict[str, Any]) -> str:
-    """What turns the main arm's delta, strongest first; or the ranking of one seed."""
-    rows, arm = ranked(report), main_arm(report)
-    if not rows:
+    """On which factors the main arm's delta hinges, strongest first; or the ranking of one seed."""
+    rows, arm, design = ranked(report), main_arm(report), report["design"]
+    if arm is None:
         return "No point of the screen has an arm to compare with its baseline yet."
-    over = f"over {counted(report['design']['done'], 'design point')} of {report['design']['runs']}"
-    what = f"{arm} minus {report['baseline']}"
+    what, used, runs = f"{arm} minus {report['baseline']}", design["used"][arm], design["runs"]
+    over = f"over {used} of {runs} design points" if used < runs else f"over {counted(runs, 'design point')}"
+    if not rows:
+        factors = counted(design["factors"], "factor")
+        return (
+            f"{what} is known at {used} of {runs} design points: too few to tell {factors} apart, which takes "
+            f"{design['factors'] + 1} or more."
+        )
     if all(row["p"] is None for row in rows):
-        told = "; ".join(f"{row['factor']} ({_change(row)}: {row['effect']:+.3f})" for row in rows[:STRONGEST])
-        one_seed = report["design"]["seeds"] == [1]
-        why = "one seed a point gives no error" if one_seed else "the points that are left give no error"
-        return f"A ranking that tests nothing, since {why}: {what} moves most with {told} nats per token, {over}."
+        return _ranking(rows, what, over, one_seed=design["seeds"] == [1])
     sure = [row for row in rows if row["p_holm"] is not None and row["p_holm"] < ALPHA]
     if not sure:
         least = max((row["ci95"][1] - row["ci95"][0]) / 2 for row in rows if row["ci95"])
-        return f"No factor is found to move {what}, {over}; intervals are up to ±{least:.3f} nats wide."
+        told = _others(rows, [])
+        return f"No factor is found to move {what}, {over}; 95% intervals are up to ±{least:.3f} nats wide{told}."
     told = "; ".join(
         f"{row['factor']} ({_change(row)}: {row['effect']:+.3f}, 95% CI {row['ci95'][0]:+.3f} to {row['ci95'][1]:+.3f})"
         for row in sure
     )
-    rest = f"; the other {len(rows) - len(sure)} are not found to" if len(rows) > len(sure) else ""
-    return f"What {what} hinges on, in nats per token {over}: {told}{rest} (Holm over {counted(len(rows), 'factor')})."
+    holm = f"(Holm over {counted(design['factors'], 'factor')})"
+    return f"{what} hinges on these factors, in nats per token {over}: {told}{_others(rows, sure)} {holm}."
+
+
+def _ranking(rows: list[dict[str, Any]], what: str, over: str, *, one_seed: bool) -> str:
+    """The strongest factors where none is tested, and why none is."""
+    told = "; ".join(f"{row['factor']} ({_change(row)}: {row['effect']:+.3f})" for row in rows[:STRONGEST])
+    too_few = "there are too few points to tell a factor from the pairs of factors that are mixed into it"
+    why = "one seed a point gives no error" if one_seed else too_few
+    return f"A ranking that tests nothing, since {why}: {what} moves most with {told} nats per token, {over}."
+
+
+def _others(rows: list[dict[str, Any]], sure: list[dict[str, Any]]) -> str:
+    """How many factors beside those found were not found, and how many were not tested."""
+    untested = sum(row["p"] is None for row in rows)
+    found_not = len(rows) - len(sure) - untested
+    told = [f"the other {found_not} are not found to move it"] if sure and found_not else []
+    told += [f"{untested} of the factors are not tested, since too few points are there"] if untested else []
+    return "".join(f"; {one}" for one in told)
 
 
 def _change(row: dict[str, Any]) -> str:
@@ -267,41 +316,75 @@ def _effect_text(row: dict[str, Any] | None) -> str:
 
 
 def lines(report: dict[str, Any]) -> list[str]:
-    """What stands below the table: design, aliases, what is left, pairs, and the second step."""
-    design, found = report["design"], report["aliases"]
-    told = [
-        f"design: {design['runs']} points, {counted(design['factors'], 'factor')}, resolution {design['resolution']}"
-        + (f"; {design['done']} of them have run" if design["done"] < design["runs"] else "")
+    """The text below the table: design, aliases, points left out, the rest between points, pairs, and the second step."""
+    step = [_step_line(report["next"])] if report["next"] else []
+    return [
+        _design_line(report["design"]),
+        *_alias_lines(report),
+        *_seed_lines(report["design"]),
+        *_rest_lines(report),
+        *step,
     ]
+
+
+def _design_line(design: dict[str, Any]) -> str:
+    so_far = f"; {design['done']} of them have run" if design["done"] < design["runs"] else ""
+    factors = counted(design["factors"], "factor")
+    return f"design: {design['runs']} points, {factors}, resolution {design['resolution']}{so_far}"
+
+
+def _alias_lines(report: dict[str, Any]) -> list[str]:
+    """What the points that have run do not tell apart."""
+    found = report["aliases"]
     if found["mixed"]:
-        some = ", ".join(
-            f"{name} with {', '.join(list(pairs)[:3])}" for name, pairs in list(found["mixed"].items())[:4]
-        )
-        told.append(f"as run, effects are mixed with pairs of factors: {some}")
+        some = [f"{name} with {', '.join(list(pairs)[:3])}" for name, pairs in list(found["mixed"].items())[:4]]
+        told = [f"as run, effects are mixed with pairs of factors: {', '.join(some)}"]
     else:
-        told.append(
-            "no effect is mixed with a pair of factors"
-            + (
-                f"; pairs are mixed with each other (correlation up to {found['between']:.2f})"
-                if found["between"]
-                else ""
-            )
-        )
+        how = f"pairs are mixed with each other (correlation up to {found['between']:.2f})" if found["between"] else ""
+        told = ["; ".join(filter(None, ("no effect is mixed with a pair of factors", how)))]
+    if found["inseparable"]:
+        some = ", ".join(found["inseparable"][:3]) + (", ..." if len(found["inseparable"]) > 3 else "")
+        told.append(f"{counted(len(found['inseparable']), 'pair')} cannot be told from the factors at all: {some}")
     if found["inestimable"]:
         told.append(f"the points that are there do not tell apart: {', '.join(found['inestimable'])}")
-    for arm, lost in design["lost"].items():
-        told.append(
-            f"{arm}: left out whole, since a seed is missing or diverged: {', '.join(lost)} (resolution "
-            f"{design['as_run'][arm]} without)"
-        )
-    for arm, rest in report["rest"].items():
-        if rest["rms"] is not None:
-            told.append(f"{arm}: between points {rest['rms']:.3f} nats are left (root mean square){_beyond(rest)}")
-    if pairs := [row for row in report["pairs"] if row["arm"] == main_arm(report) and row["effect"] is not None][:3]:
+    return told
+
+
+def _seed_lines(design: dict[str, Any]) -> list[str]:
+    """Points that an arm lacks, and those of which it has one seed."""
+    lost = [
+        f"{arm}: left out whole, since a seed is missing or diverged: {', '.join(points)} (resolution "
+        f"{design['as_run'][arm]} without)"
+        for arm, points in design["lost"].items()
+    ]
+    pooled = [
+        f"{arm}: one seed at {', '.join(points)}, whose spread is taken to be that of the other points (pooled)"
+        for arm, points in design["pooled"].items()
+    ]
+    return lost + pooled
+
+
+def _rest_lines(report: dict[str, Any]) -> list[str]:
+    """What the factors leave between points, and the largest pairs."""
+    told = [
+        f"{arm}: between points {rest['rms']:.3f} nats are left (root mean square){_beyond(rest)}"
+        for arm, rest in report["rest"].items()
+        if rest["rms"] is not None
+    ]
+    main = main_arm(report)
+    if pairs := [row for row in report["pairs"] if row["arm"] == main and row["effect"] is not None][:3]:
         shown = "; ".join(f"{' or '.join(row['pairs'][:3])} {_effect_text(row)}" for row in pairs)
         how = "" if any(row["p"] is not None for row in pairs) else ", none of them tested by this design"
-        told.append(f"largest pairs for {main_arm(report)}{how}: {shown}")
+        told.append(f"largest pairs for {main}{how}: {shown}")
     return told
+
+
+def _step_line(step: dict[str, Any]) -> str:
+    minutes = "" if step["core_minutes"] is None else f", about {step['core_minutes']:.0f} minutes of one core"
+    return (
+        f"{STEP}every combination of the {STRONGEST} strongest factors, to see which pairs of them matter "
+        f"({step['runs']} runs{minutes}): {step_command(step)}"
+    )
 
 
 def _beyond(rest: dict[str, Any]) -> str:

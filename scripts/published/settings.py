@@ -20,6 +20,7 @@ STARTS, SCREEN, LOUDNESS, TUTORIAL = "starts", "screen", "loudness", "tutorial"
 STUDIES = (STARTS, SCREEN, LOUDNESS, TUTORIAL)
 MAP = "map"  # the table of README.md
 SHOWN = ("none", "none_scaled", "per_head")
+TIED = "_tied"  # ends the name of a point of the starts whose embedding is tied
 CODES = {  # whose start it is, in a reader's words
     "gpt2": "GPT-2's start: small weights, smaller still at the end of each branch",
     "modernbert": "ModernBERT's",
@@ -64,7 +65,8 @@ def tables_of(reports: dict[str, dict[str, Any]], markdown: Callable[..., str]) 
         over = markdown(OVER, over_rows(report))
         made[SCREEN] = f"{report['screen']['sentence']}\n\n{table}\n\n{told}\n\n{over}"
     if report := reports.get(LOUDNESS):
-        made[LOUDNESS] = loudness_table(report, markdown)
+        told = f"\n\n{report['curves']['sentence']}" if report["curves"] else ""
+        made[LOUDNESS] = loudness_table(report, markdown) + told
     if report := reports.get(TUTORIAL):
         arms = [(f"`{a['arm']}`", _loss(a), delta_text(a), verdict_text(a)) for a in report["arms"]]
         made[TUTORIAL] = f"{markdown(('arm', 'loss', 'delta, 95%', 'verdict'), arms)}\n\n{report['sentence']}"
@@ -103,7 +105,7 @@ def map_rows(reports: dict[str, dict[str, Any]], markdown: Callable[..., str]) -
         gain = part["start_gain"]
         louder = f"{1 / gain:.1f}x" if gain else "from 0"
         cells = [_half(arms[arm]) if arm in arms else "-" for arm in SHOWN]
-        made.append((CODES.get(part["point"], part["point"]), f"`{part['point']}`", louder, *cells))
+        made.append((*_code(part["point"]), louder, *cells))
     if report := reports.get(TUTORIAL):
         arms = {arm["arm"]: arm for arm in report["arms"][1:]}
         name = "the tutorial with `embed_size`, `heads`, `fc_out`, as it is"
@@ -115,6 +117,15 @@ def map_rows(reports: dict[str, dict[str, Any]], markdown: Callable[..., str]) -
         *(f"`{arm}`" for arm in SHOWN),
     )
     return markdown(head, made)
+
+
+def _code(point: str) -> tuple[str, str]:
+    """Whose start a point is, and what chooses it: of `gpt2_tied`, GPT-2's with its embedding tied to the output layer."""
+    init = point.removesuffix(TIED)
+    code = CODES.get(init, init)
+    if init == point:
+        return code, f"`{init}`"
+    return f"{code}; embedding and output layer tied", f"`{init} model.tied_embedding=true`"
 
 
 def _half(arm: dict[str, Any]) -> str:

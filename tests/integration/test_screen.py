@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
+from mha_ablate.config.compose import compose
+from mha_ablate.config.paths import configs_dir
 from mha_ablate.report import write
 from tests.conftest import SMALL, Cli
 from tests.integration.process import interrupt, start, states, wait_for
@@ -82,6 +86,53 @@ def test_a_screen_prints_its_factors_and_a_second_call_trains_nothing(
     assert "give name=NEW_NAME" in other.err
     assert written(folder) == before
     assert cli("report", str(folder), "--json").json["screen"] == told["screen"]
+
+
+FOUR = ["study.factors=[block,norm,bias,decay]", "model.n_heads=2"]
+
+
+@pytest.mark.usefixtures("_no_pages")
+def test_the_quick_screen_ranks_and_says_that_it_tests_nothing(cli: Cli, tiny: list[str], tmp_path: Path) -> None:
+    done = cli("screen", "--quick", *tiny, *FOUR, "--workers", "2", "-q", "--json")
+    assert done.code == 0, done.err
+    found, folder = done.json["screen"], tmp_path / "outputs/screen_quick"
+    assert {name.partition("/")[2] for name in states(folder)} == {"dense/seed=0", "none/seed=0"}
+    assert (len(states(folder)), set(states(folder).values())) == (8 * 2, {"ok"})
+    assert (found["arms"], found["design"]["seeds"], found["tests"]) == (["none"], [1], False)
+    assert len(found["factors"]) == 4
+    for row in [*found["factors"], *found["pairs"], found["rest"]["none"]]:
+        assert (row["p"], row.get("p_holm"), row.get("ci95")) == (None, None, None)
+    assert all(row["effect"] is not None for row in found["factors"])
+    assert done.json["sentence"].startswith("A ranking that tests nothing, since one seed a point gives no error: ")
+    mean = done.json["over_points"]["none"]
+    assert (mean["points"], mean["ci95"], mean["between_sd"], mean["prediction95"]) == (8, None, None, None)
+    assert isinstance(mean["mean"], float)
+
+
+@pytest.mark.usefixtures("_no_pages")
+def test_the_second_step_that_is_printed_is_a_request_of_the_same_setting(
+    cli: Cli, tiny: list[str], tmp_path: Path
+) -> None:
+    own = tmp_path / "my own"
+    (own / "init").mkdir(parents=True)
+    shutil.copy(configs_dir() / "init/xavier.yaml", own / "init/mine.yaml")
+    given = [*tiny, *FOUR, "init=mine", "init.out=normal(std=0.02 / sqrt(2 L))"]
+    done = cli("screen", "--quick", *given, "--config-dir", str(own), "--workers", "2", "-q")
+    assert done.code == 0, done.err
+    [line] = [line for line in done.out.splitlines() if line.startswith("next: ")]
+    assert done.out.count("mha-ablate screen") == 1
+    command, screen, *words = shlex.split(line.partition("): ")[2])
+    assert (command, screen, words[-2:]) == ("mha-ablate", "screen", ["--config-dir", str(own)])
+    config = compose(["study=screen", *words[:-2]], own).config
+    assert set(given) - {FOUR[0]} <= set(words), "all that was given, but for the factors"
+    rules = config.init
+    assert (rules.out, rules.value) == ("normal(std=0.02 / sqrt(2 L))", "uniform(bound=sqrt(6 / (n_in + n_out)))")
+    assert len(config.study.factor_words) == 3
+    assert set(config.study.factor_words) < {"block", "norm", "bias", "decay"}
+    assert (list(config.study.chosen), config.study.seed_list) == (["dense", "none"], [0, 1, 2, 3])
+    runs = len(config.study.point_words) * 2 * 4
+    assert f"({runs} runs, about " in line
+    assert config.name == "screen_follow"
 
 
 @pytest.mark.usefixtures("_no_pages")

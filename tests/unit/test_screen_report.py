@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
+import shutil
+from html import escape
+from io import StringIO
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata, plugin_data_pb2
 
+from mha_ablate.cli.common import print_joint, print_screen
 from mha_ablate.cli.screen import as_plain
 from mha_ablate.config.compose import compose
 from mha_ablate.report import joint
@@ -19,13 +26,15 @@ from mha_ablate.report.board import rebuild_events
 from mha_ablate.report.claim_cards import facts, heading
 from mha_ablate.report.claims import cards
 from mha_ablate.report.joint import joint_report, write_joint
+from mha_ablate.report.joint_page import over_rows
 from mha_ablate.report.joint_plots import joint_figures
-from mha_ablate.report.screen import levels_in_words, lines, rows
-from mha_ablate.report.starts import rank_correlation
+from mha_ablate.report.screen import levels_in_words, lines, rows, step_command
+from mha_ablate.report.starts import rows as start_rows
 from mha_ablate.run.folder import StudyFolder
 from mha_ablate.stats.over_points import over_points
 from mha_ablate.study.collect import collect
-from mha_ablate.study.parts import write_parts
+from mha_ablate.study.parts import TUNED, write_parts
+from scripts.published import settings
 from tests.synthetic import write_study
 from tests.unit.test_claims import CLAIM, part
 
@@ -107,9 +116,12 @@ def test_a_planted_effect_is_found_and_nothing_else(written: tuple[Path, dict[st
         assert row["ci95"][0] < 0 < row["ci95"][1]
         assert row["p_holm"] == 1
     assert report["screen"]["tests"] is True
-    assert "none minus dense hinges on" in report["sentence"]
-    assert "block (post -> pre: +0.100, 95% CI" in report["sentence"]
-    assert "the other 3 are not found to" in report["sentence"]
+    said = report["screen"]["sentence"]
+    assert said.startswith(
+        "none minus dense hinges on these factors, in nats per token over 8 design points: block (post -> pre: +0.100, 95% CI"
+    )
+    assert said.endswith("; the other 3 are not found to move it (Holm over 4 factors).")
+    assert report["sentence"].startswith(said)
     assert rows(report["screen"])[0][:5] == ("block", "post", "pre", *[rows(report["screen"])[0][3]], "+0.000 ±0.005")
     assert rows(report["screen"])[0][3] == "+0.100 ±0.005*"
 
@@ -153,6 +165,11 @@ def test_a_diverged_run_takes_its_point_out_for_that_arm(tmp_path: Path) -> None
     assert set(found["aliases"]["mixed"]) == {"block", "heads", "rate", "width"}
     assert of(report, "block", "none")["effect"] == pytest.approx(0.1), "without pairs nothing is mixed in"
     assert of(report, "block", "per_head")["se"] == of({"screen": whole}, "block", "per_head")["se"]
+    assert "none minus dense moves most with" in report["sentence"]
+    assert "nats per token, over 7 of 8 design points." in report["sentence"], "that arm has 7, though all 8 have run"
+    assert "since there are too few points to tell a factor from the pairs" in report["sentence"]
+    assert {row["p"] is None for row in found["factors"] if row["arm"] == "none"} == {True}
+    assert {row["p"] is None for row in found["factors"] if row["arm"] == "per_head"} == {False}
     told = "\n".join(lines(found))
     assert "as run, effects are mixed with pairs of factors" in told
     assert "none: left out whole, since a seed is missing or diverged: p03 (resolution III without)" in told
@@ -163,12 +180,54 @@ def test_a_diverged_run_takes_its_point_out_for_that_arm(tmp_path: Path) -> None
 
 def test_points_that_have_not_run_are_not_in_the_answer(tmp_path: Path) -> None:
     root = screen(tmp_path / "mine", FOUR)
-    for file in (root / "p08").rglob("run.json"):
-        file.unlink()
+    unrun(root, ["p08"])
     report = joint_report(root)
     assert (report["screen"]["design"]["done"], report["screen"]["design"]["runs"]) == (7, 8)
-    assert "over 7 design points of 8" in report["sentence"]
+    assert "over 7 of 8 design points" in report["sentence"]
     assert "not run yet: p08" in report["notes"]
+    assert report["screen"]["design"]["lost"] == {}
+    assert not any("left out" in line for line in lines(report["screen"])), "it has not run, and was not left out"
+
+
+def unrun(root: Path, points: Any) -> None:
+    for point in points:
+        for file in (root / point).rglob("run.json"):
+            file.unlink()
+
+
+@pytest.mark.parametrize("kept", [1, 2])
+def test_too_few_points_to_tell_any_factor_are_said_to_be_too_few(kept: int, tmp_path: Path) -> None:
+    root = screen(tmp_path / "mine", FOUR)
+    unrun(root, [f"p{n:02}" for n in range(1 + kept, 9)])
+    report = joint_report(root)
+    assert {row["effect"] for row in report["screen"]["factors"]} == {None}
+    assert report["sentence"].startswith(
+        f"none minus dense is known at {kept} of 8 design points: too few to tell 4 factors apart, which takes 5 or more."
+    )
+    assert joint_figures(report).keys() >= {"screen", "deltas"}
+    for point in ("p01", "p02")[:kept]:
+        diverge(root, point, "dense")
+    assert joint_report(root)["sentence"] == "No point of the screen has an arm to compare with its baseline yet."
+
+
+def test_pairs_and_spreads_that_the_points_do_not_give_are_told(
+    written: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    whole = lines(written[1]["screen"])
+    assert not any("cannot be told" in line or "pooled" in line for line in whole)
+    root = screen(tmp_path / "mine", FOUR)
+    unrun(root, ["p06", "p07", "p08"])
+    found = joint_report(root)["screen"]
+    assert set(found["aliases"]["inseparable"]) == {
+        f"{a} x {b}" for a, b in combinations(found["design"]["points"]["p01"], 2)
+    }
+    assert any(line.startswith("6 pairs cannot be told from the factors at all: ") for line in lines(found))
+    one_seed = screen(tmp_path / "seeds", FOUR)
+    shutil.rmtree(one_seed / "p08")
+    finished(one_seed / "p08", {arm: [0.1] for arm in ARMS[1:]})
+    found = joint_report(one_seed)["screen"]
+    assert found["design"]["pooled"] == {"none": ["p08"], "per_head": ["p08"]}
+    assert "none: one seed at p08, whose spread is taken to be that of the other points (pooled)" in lines(found)
 
 
 def test_one_seed_ranks_and_tests_nothing(tmp_path: Path) -> None:
@@ -180,7 +239,8 @@ def test_one_seed_ranks_and_tests_nothing(tmp_path: Path) -> None:
     assert found["factors"][0]["effect"] == pytest.approx(0.1)
     assert report["sentence"].startswith("A ranking that tests nothing, since one seed a point gives no error")
     assert found["next"]["words"][2] == "study.seeds=4", "the second step tests"
-    assert report["over_points"] == {}, "of one seed no spread is known"
+    assert report["over_points"]["none"]["mean"] == pytest.approx(0.1 + NOISE)
+    assert report["over_points"]["none"]["ci95"] is None, "of one seed no spread is known"
 
 
 def test_every_combination_of_three_factors_tells_their_pairs(tmp_path: Path) -> None:
@@ -212,6 +272,31 @@ def test_the_second_step_is_a_request_of_the_three_strongest(tmp_path: Path) -> 
     assert list(study.factor_words) == ["block", "rate", "width"]
     assert len(study.point_words) * len(study.chosen) * len(study.seed_list) == step["runs"] == 8 * 3 * 4
     assert step["core_minutes"] == pytest.approx(step["runs"] * 2 / 60), "a synthetic run takes two seconds"
+
+
+def test_the_second_step_stands_once_in_the_text_and_on_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["trainer.steps=7", "name=mine", "init.out='normal(std=0.02 / sqrt(2 L))'"]
+    report = write_joint(root := screen(tmp_path / "mine", FOUR, *given, truth=by_rank))
+    command = step_command(report["screen"]["next"])
+    kept = ["trainer.steps=7", given[2]]
+    assert shlex.split(command) == ["mha-ablate", "screen", *kept, *report["screen"]["next"]["words"]]
+    line = f"(96 runs, about 3 minutes of one core): {command}"
+    assert [told.endswith(line) for told in lines(report["screen"])].count(True) == 1
+    assert lines(report["screen"])[-1].startswith("next: every combination of the 3 strongest factors")
+    assert (root / "report/report.html").read_text().count(escape(line)) == 1
+    print_joint(report)
+    assert capsys.readouterr().out.count(command) == 1, "also from compare and report, and not cut into lines"
+
+
+def test_a_narrow_terminal_does_not_cut_the_command_of_the_second_step(tmp_path: Path) -> None:
+    found = joint_report(screen(tmp_path / "mine", FOUR, truth=by_rank))["screen"]
+    out = Console(file=StringIO(), force_terminal=True, width=60, color_system=None)
+    print_screen(out, found)
+    assert isinstance(out.file, StringIO)
+    assert step_command(found["next"]) in out.file.getvalue()
+    assert max(map(len, out.file.getvalue().splitlines()[:-2])) <= 60, "words of other lines are wrapped"
 
 
 def test_the_second_step_of_factors_of_ones_own_brings_them_along(tmp_path: Path) -> None:
@@ -333,8 +418,19 @@ def test_the_mean_over_points_and_what_a_new_one_may_show(tmp_path: Path) -> Non
     assert found["coverage"] == pytest.approx(direct.coverage, rel=1e-6)
     assert 0.8 < found["coverage"] < 1
     assert "Over 5 settings none minus the baseline is +0.030 nats per token on average" in report["sentence"]
-    assert f"which holds in {found['coverage']:.0%} of simulations" in report["sentence"]
+    said = "of simulations at this size with the spread between settings that is estimated here)"
+    assert f"which holds in {found['coverage']:.0%} {said}" in report["sentence"]
     assert report["over_points"]["per_head"]["between_sd"] == 0
+
+
+def test_settings_that_are_not_found_to_differ_are_not_said_to_be_alike(tmp_path: Path) -> None:
+    report = joint_report(several(tmp_path / "x", [0.03] * 5))
+    assert report["over_points"]["none"]["between_sd"] == 0
+    assert (
+        "no difference between settings is found beyond chance, which does not show that they are alike"
+        in (report["sentence"])
+    )
+    assert "of simulations at this size whose settings do not differ, and in fewer if they do)" in report["sentence"]
 
 
 def test_below_five_points_nothing_is_said_of_a_new_one(tmp_path: Path) -> None:
@@ -354,12 +450,25 @@ def test_points_with_an_arm_that_is_no_fair_pair_are_left_out(tmp_path: Path) ->
     assert report["over_points"]["per_head"]["points"] == 6
 
 
-def test_one_point_and_points_of_one_seed_have_no_mean_over_settings(tmp_path: Path) -> None:
+def test_one_point_or_unrelated_studies_have_no_mean_over_settings(tmp_path: Path) -> None:
     assert joint_report(several(tmp_path / "one", MEANS[:1]))["over_points"] == {}
-    assert joint_report(several(tmp_path / "seed", MEANS, seeds=1))["over_points"] == {}
     apart = several(tmp_path / "apart", MEANS)
     (apart / "parts.json").unlink()
     assert joint_report(apart)["over_points"] == {}, "studies that happen to lie together are no sample of settings"
+
+
+def test_points_of_one_seed_have_their_mean_and_nothing_beside_it(tmp_path: Path) -> None:
+    root = several(tmp_path / "seed", MEANS, seeds=1)
+    report = write_joint(root)
+    unknown = dict.fromkeys(("ci95", "between_sd", "prediction95", "coverage", "ci_coverage"))
+    assert report["over_points"]["none"] == {"mean": pytest.approx(0.03 + NOISE), "points": 5, "stage": "", **unknown}
+    assert over_rows(report)[0] == ("none", "5", "+0.0360", "-", "-", "-")
+    assert "Over 5 settings" not in report["sentence"]
+    assert "<h2>Over settings</h2>" in (root / "report/report.html").read_text()
+    finished(root / "at-f", {"none": [1.0 + e for e in UP_AND_DOWN], "per_head": UP_AND_DOWN})
+    assert joint_report(root)["over_points"]["none"]["points"] == 6, (
+        "one point with a spread does not give that of the others"
+    )
 
 
 # --- starts
@@ -388,17 +497,42 @@ def test_starts_are_told_by_how_much_louder_the_branch_becomes(tmp_path: Path) -
     starts = report["starts"]
     assert {name: one["louder"] for name, one in starts["points"].items()} == pytest.approx({**LOUDER, "at-f": None})
     assert starts["points"]["at-f"]["gain_out"] == 0
-    # ranks 1.5 1.5 3 4 5 and 1 3 2 5 4, less 3 each: products 7, squares 9.5 and 10
-    assert starts["order"] == {"none": pytest.approx(7 / math.sqrt(95)), "per_head": None}
-    assert starts["over"] == {"none": 5, "per_head": 4}
-    assert "goes some way to order what none costs: rank correlation +0.72 over 5 starts." in report["sentence"]
+    # ranks 1.5 1.5 3 4 5 6 and 2 4 3 6 5 1, less 3.5 each: products -0.5, squares 17 and 17.5
+    assert starts["order"] == {"none": pytest.approx(-0.5 / math.sqrt(17 * 17.5)), "per_head": None}
+    assert starts["order_p"]["none"] > 0.9
+    assert starts["order_p"]["per_head"] is None
+    assert starts["over"] == {"none": 6, "per_head": 5}
+    said = "How much larger the branch starts once fc_out is gone, against none minus dense: rank correlation -0.03 (p = 0.98)"
+    assert f"{said} over 6 starts." in report["sentence"]
 
 
-def test_ties_share_their_rank() -> None:
-    assert rank_correlation([(1, 1), (2, 2), (3, 3)]) == pytest.approx(1)
-    assert rank_correlation([(1, 3), (2, 2), (3, 1)]) == pytest.approx(-1)
-    assert rank_correlation([(1, 1), (1 + 1e-9, 2), (2, 3), (3, 3)]) == pytest.approx(4 / 4.5), "rounding is a tie"
-    assert rank_correlation([(1, 1), (1, 2), (1, 3)]) is None
+def test_a_start_from_zero_is_the_one_that_becomes_largest(tmp_path: Path) -> None:
+    report = joint_report(by_start(tmp_path / "starts"))
+    assert [row[0] for row in start_rows(report)[::2]][:2] == ["at-f", "at-e"]
+    assert start_rows(report)[0][1:3] == ("0.000", "from 0")
+    axes = joint_figures(report)["starts"].axes
+    assert [label.get_text() for label in axes[0].get_yticklabels()][:2] == ["at-f   from 0", "at-e   8.0x"]
+    assert axes[0].yaxis_inverted(), "the first is on top"
+    assert [text.get_text() for text in axes[0].texts] == ["rank correlation -0.03 (p = 0.98)"]
+    for file in (tmp_path / "starts/at-f/none").rglob("run.json"):
+        run = json.loads(file.read_text())
+        file.write_text(json.dumps(run | {"result": run["result"] | {"val_loss": 5.0}}))
+    later = joint_report(tmp_path / "starts")["starts"]["order"]["none"]
+    assert later == pytest.approx(14.5 / math.sqrt(17 * 17.5)), "as the largest, it is one that agrees"
+
+
+def test_a_study_of_many_starts_gets_a_figure_with_room(tmp_path: Path) -> None:
+    few, many = by_start(tmp_path / "few"), by_start(tmp_path / "many")
+    held = json.loads((many / "parts.json").read_text())
+    for name in list(NONE):
+        shutil.copytree(many / name, many / f"{name}_tied")
+        held["points"][f"{name}_tied"] = ["model.tied_embedding=true"]
+    (many / "parts.json").write_text(json.dumps(held))
+    report = joint_report(many)
+    assert len(report["starts"]["points"]) == report["starts"]["over"]["none"] == 12
+    heights = [joint_figures(joint_report(root))["starts"].get_size_inches()[1] for root in (few, many)]
+    assert heights[1] - heights[0] == pytest.approx(6 * 0.33)
+    assert len(start_rows(report)) == 2 * len(start_rows(joint_report(few)))
 
 
 def test_starts_of_few_gains_or_along_an_axis_have_no_table(tmp_path: Path) -> None:
@@ -424,6 +558,17 @@ def test_the_page_of_starts_has_its_table_and_figure_and_every_name_is_escaped(t
     assert "<b>" not in page
 
 
+def test_the_map_of_the_readme_names_a_tied_start_by_its_words(tmp_path: Path) -> None:
+    names: dict[str, str] = dict(zip(NONE, ["gpt2", "torch", "flax", "t5", "keras", "gpt2_tied"], strict=True))
+    report = joint_report(by_start(tmp_path / "starts", names))
+    for one in report["parts"]:
+        one["stage"] = TUNED
+    rows_by_init = {row[1]: row for row in settings.map_rows({settings.STARTS: report}, lambda _, rows: rows)}
+    assert rows_by_init["`gpt2`"][0] == settings.CODES["gpt2"]
+    tied = rows_by_init["`gpt2 model.tied_embedding=true`"]
+    assert (tied[0], tied[2]) == (f"{settings.CODES['gpt2']}; embedding and output layer tied", "from 0")
+
+
 # --- claims
 
 
@@ -441,6 +586,38 @@ def test_a_claim_whose_verdict_turns_with_the_start_says_so() -> None:
     assert "turns with the start" in heading(found)
     [told] = [text for name, text in facts(found) if name == "By start"]
     assert told.endswith("supported under the study's own, refuted under init=torch")
+
+
+def test_a_start_is_named_by_all_of_its_words() -> None:
+    gpt2 = ["init=gpt2", "model.tied_embedding=true"]
+    points = {"base": [], "n_heads=1": ["model.n_heads=1"], "gpt2": gpt2, "gpt2_n_heads=1": [*gpt2, "model.n_heads=1"]}
+    found = card(points, dict(zip(points, ("equivalent", "equivalent", "costs", "costs"), strict=True)))
+    assert found["starts"] == {"the study's own": "refuted", "init=gpt2 model.tied_embedding=true": "supported"}
+    assert found["turns"] is True
+    [told] = [text for name, text in facts(found) if name == "By start"]
+    assert "supported under init=gpt2 model.tied_embedding=true" in told
+
+
+def test_starts_are_compared_at_the_same_other_settings_alone() -> None:
+    points = {"base": [], "heads": ["model.n_heads=8"], "torch": ["init=torch"]}
+    found = card(points, {"base": "equivalent", "heads": "costs", "torch": "equivalent"})
+    assert found["starts"] == {"the study's own": "refuted", "init=torch": "refuted"}
+    assert (found["verdict"], found["turns"]) == ("supported only if", False), "it turns with the heads"
+    apart = card({"base": [], "torch8": ["init=torch", "model.n_heads=8"]}, {"base": "costs", "torch8": "equivalent"})
+    assert (apart["starts"], apart["turns"]) == ({}, False), "no two points differ in the start alone"
+    tied = {"base": [], "tied": ["model.tied_embedding=true"]}
+    assert card(tied, {"base": "costs", "tied": "equivalent"})["starts"] == {}, "one init"
+    rules = {"a": ["init.out=normal(std=1 / 2)"], "b": ["init.out=normal(std=1 / 4)", "study.arms=[dense,none]"]}
+    assert card(rules, {"a": "costs", "b": "equivalent"})["turns"] is True
+
+
+def test_another_condition_is_no_turn_by_the_start() -> None:
+    points = {"base": [], "heads": ["model.n_heads=8"]}
+    points |= {f"{name}_t": ["init=torch", *words] for name, words in points.items()}
+    verdicts = {"base": "equivalent", "heads": "costs", "base_t": "costs", "heads_t": "costs"}
+    found = card(points, verdicts)
+    assert found["starts"] == {"the study's own": "supported only if", "init=torch": "supported"}
+    assert found["turns"] is False
 
 
 def test_a_claim_under_one_start_or_undecided_under_the_other_does_not_turn() -> None:
