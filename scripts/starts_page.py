@@ -40,7 +40,7 @@ FAMILIES = [
     ("BERT, OPT", "llama", f"biases 0; {TIED}"),
     ("Llama, GPT-NeoX, ViT of transformers", "llama", "Llama has no biases, the others have 0"),
     ("OLMo2, Qwen3", "llama", NORMED),
-    ("Gemma3", "llama", f"{NORMED}; {TIED}"),
+    ("Gemma3", "llama", f"{NORMED}; its embedding is multiplied by sqrt(C); {TIED}"),
     ("timm's ViT by default", "llama", "`fix_init=True`: below"),
     (
         "T5",

@@ -10,7 +10,7 @@ import importlib.util
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from mha_ablate.build import model_of
 from mha_ablate.config.catalog import choices
 from mha_ablate.config.compose import compose
 from mha_ablate.study.starts import Start, measured_starts
+from scripts import starts_page
 
 D_MODEL, HEADS, LAYERS, D_FF, VOCAB, CONTEXT, SEEDS = 128, 4, 4, 512, 97, 64, 4
 MOST = 2**16
@@ -137,12 +138,11 @@ def merged(parts: Iterable[Parts]) -> Parts:
 
 
 def by_names(model: nn.Module, names: dict[str, str]) -> Parts:
-    """Parameters by how their names end."""
+    """Parameters by how their names end; the longest end counts."""
     found: Parts = defaultdict(list)
     for name, p in model.named_parameters():
-        for end, rule in names.items():
-            if name.endswith(end):
-                found[rule].append(p)
+        if ends := [end for end in names if name.endswith(end)]:
+            found[names[max(ends, key=len)]].append(p)
     assert set(found) == set(names.values())
     return dict(found)
 
@@ -228,6 +228,72 @@ def modernbert() -> Parts:
     return {**found, **{name: [row[i] for row in rows] for i, name in enumerate(("query", "key", "value"))}}
 
 
+TEXT: dict[str, Any] = {"vocab_size": VOCAB, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+LEARNED = {**TEXT, "max_position_embeddings": CONTEXT}
+ONE_TO_ONE = {**TEXT, "num_key_value_heads": HEADS, "head_dim": D_MODEL // HEADS}
+PROJECTIONS = {"q_proj": "query", "k_proj": "key", "v_proj": "value", "o_proj": "out"}
+TWO_MAPS = {"fc1": "up", "fc2": "down"}
+GATED = {**PROJECTIONS, "gate_proj": "up", "up_proj": "up", "down_proj": "down"}
+ENDS = {"embed_tokens": "embedding", "lm_head": "output"}
+# Families of one start: the class of the model, what its configuration has of its own, and the ends of its tensors' names.
+FAMILIES: dict[str, tuple[str, dict[str, Any], dict[str, str]]] = {
+    "Bert": (
+        "BertForMaskedLM",
+        {**LEARNED, "intermediate_size": D_FF},
+        {
+            **{"self.query": "query", "self.key": "key", "self.value": "value", "attention.output.dense": "out"},
+            **{"intermediate.dense": "up", "output.dense": "down"},
+            **{"word_embeddings": "embedding", "position_embeddings": "positions"},
+        },
+    ),
+    "ViT": (
+        "ViTModel",
+        {"intermediate_size": D_FF, "image_size": 16, "patch_size": 8},
+        {**PROJECTIONS, **TWO_MAPS},
+    ),
+    "OPT": (
+        "OPTForCausalLM",
+        {**LEARNED, "ffn_dim": D_FF, "word_embed_proj_dim": D_MODEL},
+        {
+            **{"q_proj": "query", "k_proj": "key", "v_proj": "value", "out_proj": "out"},
+            **{**TWO_MAPS, "embed_tokens": "embedding", "embed_positions": "positions"},
+        },
+    ),
+    "GPTNeoX": (
+        "GPTNeoXForCausalLM",
+        {**LEARNED, "intermediate_size": D_FF},
+        {
+            **{"query_key_value": "qkv", "attention.dense": "out", "dense_h_to_4h": "up", "dense_4h_to_h": "down"},
+            **{"embed_in": "embedding", "lm_head": "output"},
+        },
+    ),
+    "Olmo2": ("Olmo2ForCausalLM", {**ONE_TO_ONE, "intermediate_size": D_FF}, {**GATED, **ENDS}),
+    "Qwen3": ("Qwen3ForCausalLM", {**ONE_TO_ONE, "intermediate_size": D_FF}, {**GATED, **ENDS}),
+    # Its embedding is multiplied by sqrt(C) where it is read, and is left out.
+    "Gemma3Text": ("Gemma3ForCausalLM", {**ONE_TO_ONE, "intermediate_size": D_FF}, GATED),
+}
+
+
+def family(name: str) -> Parts:
+    """The tensors of a model of transformers by rule; biases where it has some."""
+    import transformers
+
+    kind, own, ends = FAMILIES[name]
+    config = getattr(transformers, f"{name}Config")
+    sizes = {"hidden_size": D_MODEL, "num_attention_heads": HEADS, "num_hidden_layers": LAYERS}
+    model = getattr(transformers, kind)(config(**sizes, **own))
+    found = by_names(model, {f"{end}.weight": rule for end, rule in ends.items()})
+    biases = {f"{end}.bias": rule for end, rule in ends.items() if rule not in ("embedding", "positions", "output")}
+    if any(parameter.endswith(tuple(biases)) for parameter, _ in model.named_parameters()):
+        for rule, tensors in by_names(model, biases).items():
+            name_of_bias = "attention_bias" if rule in ("query", "key", "value", "qkv") else f"{rule}_bias"
+            found.setdefault(name_of_bias, []).extend(tensors)
+    for weight in found.pop("qkv", []):  # a head's q, k and v stand together
+        for rule, rows in zip(("query", "key", "value"), weight.unflatten(0, (HEADS, 3, -1)).unbind(1), strict=True):
+            found.setdefault(rule, []).append(rows)
+    return found
+
+
 LIBRARIES: list[Any] = [
     pytest.param("torch", plain_torch, id="nn.Linear, nn.Embedding"),
     pytest.param("torch_mha", multihead_attention, id="nn.MultiheadAttention"),
@@ -236,6 +302,10 @@ LIBRARIES: list[Any] = [
     *(
         pytest.param(init, make, id=f"transformers, {init}", marks=needs_transformers)
         for init, make in (("gpt2", gpt2), ("llama", llama), ("t5", t5), ("modernbert", modernbert))
+    ),
+    *(
+        pytest.param("llama", partial(family, name), id=f"transformers, {name}", marks=needs_transformers)
+        for name in FAMILIES
     ),
 ]
 library = pytest.mark.parametrize(("init", "make"), LIBRARIES)
@@ -298,6 +368,28 @@ def test_no_other_init_is_taken_for_it(init: str, make: Callable[[], Parts]) -> 
         passed.append(choice.name)
     assert init in passed
     assert all(name == init or frozenset((name, init)) in same for name in passed), passed
+
+
+@needs_transformers
+@pytest.mark.parametrize(
+    ("row", "names"),
+    [
+        ("GPT-2, nanoGPT", ["GPT2"]),
+        ("ModernBERT", ["ModernBert"]),
+        ("BERT, OPT", ["Bert", "OPT"]),
+        ("Llama, GPT-NeoX, ViT of transformers", ["Llama", "GPTNeoX"]),
+        ("OLMo2, Qwen3", ["Olmo2", "Qwen3"]),
+        ("Gemma3", ["Gemma3Text"]),
+        ("T5", ["T5"]),
+    ],
+)
+def test_the_page_says_who_ties_the_embedding(row: str, names: list[str]) -> None:
+    import transformers
+
+    [note] = [note for code, _, note in starts_page.FAMILIES if code == row]
+    for name in names:
+        tied = getattr(transformers, f"{name}Config")().tie_word_embeddings
+        assert tied is ("`model.tied_embedding=true`" in note), name
 
 
 # ---- the gains that were measured in the libraries themselves, d_model 128, 4 heads, 4 layers
