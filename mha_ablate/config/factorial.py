@@ -53,15 +53,10 @@ def points_of(factors: Factors) -> dict[str, list[str]]:
     }
 
 
-def levels_of(names: list[str], matrix: Matrix | None = None) -> dict[str, dict[str, int]]:
-    """Level of each factor, -1 or +1, at each design point, by the names that `points_of` gives.
-
-    Raises ValueError for a matrix of another number of factors.
-    """
-    rows = design(len(names)) if matrix is None else matrix
-    if rows.shape[1] != len(names):
-        raise ValueError(f"the design has {rows.shape[1]} factors, not {len(names)}")
-    return {f"p{i:02d}": dict(zip(names, row, strict=True)) for i, row in enumerate(rows.tolist(), 1)}
+def levels_of(names: list[str]) -> dict[str, dict[str, int]]:
+    """Level of each factor, -1 or +1, at each point of the `design`, by the names that `points_of` gives."""
+    rows = design(len(names)).tolist()
+    return {f"p{i:02d}": dict(zip(names, row, strict=True)) for i, row in enumerate(rows, 1)}
 
 
 def _folded(k: int) -> Matrix:

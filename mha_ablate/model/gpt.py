@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
@@ -15,6 +14,7 @@ from mha_ablate.model.cache import Past
 from mha_ablate.model.fc_out.base import FcOut, Place
 from mha_ablate.model.init import GPT2, Starts, initialise, sizes_of
 from mha_ablate.model.layers import MLP, Embedding, Linear, norm, rotary_tables, sinusoidal_table
+from mha_ablate.start_rule import divisor_of
 
 
 class GPT(nn.Module):
@@ -58,7 +58,7 @@ class GPT(nn.Module):
     ) -> None:
         super().__init__()
         self.context, self.dropout = context, dropout
-        divisor = {"sqrt_head_dim": math.sqrt(head_dim), "sqrt_d_model": math.sqrt(d_model), "one": 1.0}[divide_by]
+        divisor = divisor_of(divide_by, head_dim=head_dim, d_model=d_model)
         sizes = {"d_model": d_model, "n_heads": n_heads, "head_dim": head_dim, "n_layers": n_layers, "d_ff": d_ff}
         starts = Starts(init, sizes_of(**sizes, divisor=divisor))
         after_norm, in_branch = (dropout, 0.0) if dropout_at == "norm" else (0.0, dropout)

@@ -18,6 +18,11 @@ TWELVE = levels_of(list("ABCDEFGHIJKL"))
 Deltas = dict[str, dict[int, float]]
 
 
+def levels_by_hand(names: list[str], rows: list[list[int]]) -> Levels:
+    """Of a design that no screen has."""
+    return {f"p{i:02d}": dict(zip(names, row, strict=True)) for i, row in enumerate(rows, 1)}
+
+
 def spread(values: dict[str, float], by: dict[str, float] | float = 0.1) -> Deltas:
     """Two seeds a point, value +- by."""
     half = by if isinstance(by, dict) else dict.fromkeys(values, by)
@@ -148,7 +153,7 @@ def test_a_point_with_one_seed_borrows_the_pooled_variance() -> None:
 def test_pairs_of_a_fraction_come_in_classes_with_their_signs() -> None:
     names = list("ABCD")
     rows = full(3).astype(int)
-    levels = levels_of(names, np.column_stack([rows, -rows.prod(axis=1)]).astype(np.int8))  # D = -ABC
+    levels = levels_by_hand(names, np.column_stack([rows, -rows.prod(axis=1)]).tolist())  # D = -ABC
     found = aliases(levels)
     assert found.resolution == "IV"
     assert found.classes == (
@@ -202,7 +207,7 @@ def test_a_factor_without_aliases_is_tested_whatever_is_left() -> None:
 
 
 def test_a_design_of_resolution_3_is_seen_as_one() -> None:
-    levels = levels_of(list("ABC"), np.array([[-1, -1, 1], [1, -1, -1], [-1, 1, -1], [1, 1, 1]], dtype=np.int8))
+    levels = levels_by_hand(list("ABC"), [[-1, -1, 1], [1, -1, -1], [-1, 1, -1], [1, 1, 1]])
     found = aliases(levels)
     assert (found.resolution, found.classes) == ("III", ())
     assert set(found.inseparable) == set(itertools.combinations("ABC", 2))
