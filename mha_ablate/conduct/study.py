@@ -100,12 +100,11 @@ class _Conductor:
     def _several(self, asked: RunConfig) -> Conducted:
         """Every part is checked before the first one runs."""
         from mha_ablate.conduct.points import checked_points, timed_points
-        from mha_ablate.config.schema import stages_of
         from mha_ablate.report.joint import write_joint
         from mha_ablate.report.write import write_again
         from mha_ablate.run.folder import StudyFolder
         from mha_ablate.run.lock import locked
-        from mha_ablate.study.parts import check_factors, check_tuning, departures, points_of, write_parts
+        from mha_ablate.study.parts import SHARED, check_factors, check_tuning, departures, points_of, write_parts
         from mha_ablate.study.plan import outputs_of
 
         study = asked.study
@@ -120,8 +119,8 @@ class _Conductor:
             raise RequestError(f"{path} holds study={held}, and this is study={study.name}: give name=NEW_NAME")
         check_factors(StudyFolder(path), study)
         points = points_of(study)
-        stage = stages_of(study.tune)[0]
-        staged = [replace(point, stage=stage) for point in points]
+        # Where rates are tuned, arms are checked at the shared rate, even if nothing is run at it: their own are not known yet.
+        staged = [replace(point, stage=SHARED if study.tune else "") for point in points]
         checked = checked_points(study, staged, self._planned, self.overrides, self.config_dir)
         if study.tune:
             for point in points:

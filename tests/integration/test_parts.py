@@ -74,6 +74,21 @@ def test_rates_are_tuned_and_both_results_stand_side_by_side(cli: Cli, small: li
     assert written(folder) == before
 
 
+def test_a_study_at_own_rates_alone_is_found_finished_and_takes_more_seeds(cli: Cli, small: list[str], tmp_path: Path) -> None:
+    tune = "study.tune={rates: [1e-3,3e-3,6e-3], seeds: [100], shared: false}"
+    arms = "study.arms=[dense,none]"
+    assert cli("compare", *small, "study=lr_fair", arms, "study.seeds=1", tune).code == 0
+    folder = tmp_path / "outputs/lr_fair"
+    assert not (folder / "shared").exists()
+    best = json.loads((folder / "report/report.json").read_text())["tunings"][0]["best"]
+    assert set(best.values()) != {3e-3}, "an arm is to have a rate that is not the one it is checked at"
+    before = written(folder)
+    done = cli("compare", *small, "study=lr_fair", arms, "study.seeds=2", tune)
+    assert done.code == 0, done.err
+    assert before.items() <= written(folder).items()
+    assert len(list(folder.glob("tuned/*/seed=1/run.json"))) == 2
+
+
 def test_a_grid_that_has_its_best_at_the_edge_is_widened(cli: Cli, small: list[str], tmp_path: Path) -> None:
     tune = "study.tune={rates: [1e-5,2e-5,4e-5], seeds: [100], widen: 1}"
     done = cli("compare", *small, *FAIR, tune, "--json")
