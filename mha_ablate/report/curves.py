@@ -13,8 +13,8 @@ from mha_ablate.stats.verdict import ENOUGH_SEEDS
 KINDS = {"equivalent": "coincide", "costs": "worse", "helps": "better", "undecided": "open"}
 
 
-def curves_of(report: dict[str, Any], arm: str | None) -> dict[str, Any] | None:
-    """`{arm, stage, margin, n, coincide, worse, better, open, sentence}` of a study along the initial gain of W_O; None of others.
+def curves_of(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By arm, `{stage, margin, n, coincide, worse, better, open, sentence}` of a study along the initial gain of W_O; {} of others.
 
     The lists hold gains, by the verdict on the arm's paired differences there: `coincide` where their 90% interval lies within
     the margin, `worse` and `better` where Holm's p over all contrasts of the stage is below 5%, `open` where neither is so.
@@ -23,14 +23,20 @@ def curves_of(report: dict[str, Any], arm: str | None) -> dict[str, Any] | None:
     stage = TUNED if any(part["stage"] == TUNED for part in parts) else parts[0]["stage"]
     there = [part for part in parts if part["stage"] == stage]
     if not (report["one_study"] and report["axis"]["numeric"] and all(map(_at_its_gain, there))):
-        return None
-    found = [(part["x"], one) for part in there for one in part["arms"][1:] if one["arm"] == arm and one["delta"]]
+        return {}
+    arms = dict.fromkeys(one["arm"] for part in there for one in part["arms"][1:])
+    return {arm: one for arm in arms if (one := _curve(there, arm, stage))}
+
+
+def _curve(parts: list[dict[str, Any]], arm: str, stage: str) -> dict[str, Any] | None:
+    """Of one arm; None with fewer than two gains."""
+    found = [(part["x"], one) for part in parts for one in part["arms"][1:] if one["arm"] == arm and one["delta"]]
     if len(found) < 2:
         return None
     gains = {kind: [x for x, one in found if one["verdict"] == word] for word, kind in KINDS.items()}
     seeds = sorted({one["n"] for _, one in found})
-    told = {"arm": arm, "stage": stage, "margin": there[0]["margin"], "n": [seeds[0], seeds[-1]], **gains}
-    return told | {"sentence": _sentence(told, there[0]["baseline"])}
+    told = {"stage": stage, "margin": parts[0]["margin"], "n": [seeds[0], seeds[-1]], **gains}
+    return told | {"sentence": _sentence(told, arm, parts[0]["baseline"])}
 
 
 def _at_its_gain(part: dict[str, Any]) -> bool:
@@ -39,17 +45,17 @@ def _at_its_gain(part: dict[str, Any]) -> bool:
     return gain is not None and x is not None and math.isclose(gain, x, rel_tol=1e-6)
 
 
-def _sentence(told: dict[str, Any], base: str) -> str:
-    arm, (fewest, most) = told["arm"], told["n"]
+def _sentence(told: dict[str, Any], arm: str, base: str) -> str:
+    fewest, most = told["n"]
     where = ", each at its own best rate" if told["stage"] == TUNED else ""
     clauses = [
         f"they coincide at {_listed(told['coincide'])} (90% interval within ±{told['margin']:g} nats)"
         if told["coincide"]
-        else f"they are found to coincide at none (90% interval within ±{told['margin']:g} nats)",
+        else f"they are found to coincide at no gain (90% interval within ±{told['margin']:g} nats)",
         *(f"{arm} is {kind} at {_listed(told[kind])}" for kind in ("worse", "better") if told[kind]),
     ]
     if not told["worse"] + told["better"]:
-        clauses.append("they are found to part at none (Holm)")
+        clauses.append("they are found to part at no gain (Holm)")
     if told["open"]:
         clauses.append(f"undecided at {_listed(told['open'])}")
     seeds = counted(most, "paired seed") if fewest == most else f"{fewest} to {most} paired seeds"

@@ -117,11 +117,11 @@ def _assembled(path: Path, studies: dict[Path, Study], margin: float | None) -> 
     grids = [note for f, study in studies.items() if _stage(f) == GRID for note in _grid_notes(path, study)]
     report["notes"] = [*late, *_changed_notes(whole, parts), *grids, *_notes(report)]
     report["starts"] = starts_of(report)
-    report["curves"] = curves_of(report, removal := _removal(report))
+    report["curves"] = curves_of(report)
     report["over_points"] = over_points_of(parts) if whole else {}
     report["screen"] = screen_of(whole, parts, _seconds(studies))
-    along = report["curves"]["sentence"] if report["curves"] else ""
-    told = (_answer(report), ordering(report, removal), along, generalises(report, removal))
+    removal, along = _removal(report), [curve["sentence"] for curve in report["curves"].values()]
+    told = (_answer(report), ordering(report, removal), *along, generalises(report, removal))
     report["sentence"] = " ".join(filter(None, told))
     complete = not absent and not any(arm["missing"] for part in parts for arm in part["arms"])
     report["claims"] = cards(whole, parts, tunings, complete=complete) if whole else []

@@ -23,9 +23,10 @@ def screen_of(
 ) -> dict[str, Any] | None:
     """The screen of a study with factors: `{factors, pairs, rest, aliases, design, tests, arms, next, sentence}`; None for others.
 
-    `factors` has a row per arm and factor: `{factor, levels, arm, effect, se, ci95, p, p_holm, on_baseline}`, ranked within
-    each arm; `effect` is the mean delta at the second level minus that at the first, and `on_baseline` the same of the
-    baseline's own loss. `seconds` is what a run took.
+    `factors` has a row per arm and factor: `{factor, levels, arm, effect, se, ci95, p, p_holm, on_baseline,
+    weakest}`, ranked within each arm; `effect` is the mean delta at the second level minus that at the first, `on_baseline` the
+    same of the baseline's own loss, and `weakest` what is left of the effect without the point that carries most of it, and
+    that point. `seconds` is what a run took.
     """
     levels = _levels_of(whole) if whole else {}
     if not whole or not levels:
@@ -103,6 +104,7 @@ def _factor_rows(
             "arm": arm,
             **_plain(effect),
             "on_baseline": of_base.effects[name].effect if of_base else None,
+            "weakest": one.weakest.get(name),
         }
         for arm, one in screens.items()
         for name, effect in one.effects.items()
@@ -258,7 +260,19 @@ def _sentence(report: dict[str, Any]) -> str:
         for row in sure
     )
     holm = f"(Holm over {counted(design['factors'], 'factor')})"
-    return f"{what} hinges on these factors, in nats per token {over}: {told}{_others(rows, sure)} {holm}."
+    return (
+        f"{what} hinges on these factors, in nats per token {over}: {told}{_others(rows, sure)} {holm}.{_carried(sure)}"
+    )
+
+
+def _carried(rows: list[dict[str, Any]]) -> str:
+    """A sentence on the factors whose effect falls below half once some one point is left out; empty where there are none."""
+    some = [row for row in rows if row["weakest"] and row["weakest"][0] / row["effect"] < 0.5]
+    if not some:
+        return ""
+    told = ", ".join(f"{row['factor']} ({row['weakest'][0]:+.3f} without {row['weakest'][1]})" for row in some)
+    falls = "falls" if len(some) == 1 else "fall"
+    return f" Of these, {told} {falls} below half once that one point is left out."
 
 
 def _ranking(rows: list[dict[str, Any]], what: str, over: str, *, one_seed: bool) -> str:

@@ -93,7 +93,8 @@ class Screen:
     """One arm's screen. `pair_classes` are ranked by |effect|.
 
     `seeds` has the number of seeds of each point with data, `lost` the points without, and `pooled` the points with one seed
-    where others have more: their variance is the pooled variance of the others.
+    where others have more: their variance is the pooled variance of the others. `weakest` has what is left of each factor's
+    effect once the point is left out that carries most of it, and that point.
     """
 
     effects: dict[str, Effect]
@@ -103,6 +104,7 @@ class Screen:
     seeds: dict[str, int]
     lost: tuple[str, ...]
     pooled: tuple[str, ...]
+    weakest: dict[str, tuple[float, str]]
 
 
 def screened(levels: Levels, deltas: Mapping[str, Mapping[int, float]]) -> Screen:
@@ -137,7 +139,30 @@ def screened(levels: Levels, deltas: Mapping[str, Mapping[int, float]]) -> Scree
         seeds=dict(zip(points, n_P.tolist(), strict=True)),
         lost=tuple(sorted(levels.keys() - set(points))),
         pooled=tuple(p for p, n in zip(points, n_P, strict=True) if n == 1) if n_P.max() > 1 else (),
+        weakest=_weakest(names, points, x_PK, means_P),
     )
+
+
+def _weakest(names: list[str], points: list[str], x_PK: Floats, means_P: Floats) -> dict[str, tuple[float, str]]:
+    """By factor, the effect without one point that lies furthest to the other side of the whole one, and that point.
+
+    Each is 2 coef of the least squares on the other points. A factor that some point alone tells from the others is left out.
+    """
+    whole_K = main_weights(x_PK) @ means_P
+    found: dict[str, list[tuple[float, str]]] = {name: [] for name in names}
+    for i, point in enumerate(points):
+        rows = np.arange(len(points)) != i
+        left_PK = _with_one(x_PK[rows])
+        inverse_KP = _inverse(left_PK)
+        told_K = np.abs(inverse_KP @ left_PK - np.eye(left_PK.shape[1])).max(axis=1)[1:] < TINY
+        for name, effect, told in zip(names, 2 * (inverse_KP @ means_P[rows])[1:], told_K, strict=True):
+            if told:
+                found[name].append((float(effect), point))
+    return {
+        name: min(found[name], key=lambda one: one[0] * (1 if whole > 0 else -1))
+        for name, whole in zip(names, whole_K, strict=True)
+        if len(found[name]) == len(points)
+    }
 
 
 def aliases(levels: Levels) -> Aliases:

@@ -9,15 +9,15 @@ from typing import Any
 from mha_ablate.report.assemble import assemble
 from mha_ablate.report.joint import joint_report, start_gain
 from mha_ablate.report.joint_page import OVER, over_rows
-from mha_ablate.report.screen import columns, lines, rows
+from mha_ablate.report.screen import columns, lines, rows, short_levels
 from mha_ablate.report.starts import COLUMNS
 from mha_ablate.report.starts import rows as start_rows
 from mha_ablate.report.tables import delta_text, verdict_text
 from mha_ablate.study.collect import collect
 from mha_ablate.study.parts import TUNED
 
-STARTS, SCREEN, LOUDNESS, TUTORIAL = "starts", "screen", "loudness", "tutorial"
-STUDIES = (STARTS, SCREEN, LOUDNESS, TUTORIAL)
+STARTS, SCREEN, FOLLOW, LOUDNESS, TUTORIAL = "starts", "screen", "screen_follow", "loudness", "tutorial"
+STUDIES = (STARTS, SCREEN, FOLLOW, LOUDNESS, TUTORIAL)
 MAP = "map"  # the table of README.md
 SHOWN = ("none", "none_scaled", "per_head")
 TIED = "_tied"  # ends the name of a point of the starts whose embedding is tied
@@ -41,6 +41,7 @@ def reports_of(outputs: Path) -> dict[str, dict[str, Any]]:
     made: dict[str, Callable[[Path], dict[str, Any]]] = {
         STARTS: joint_report,
         SCREEN: joint_report,
+        FOLLOW: joint_report,
         LOUDNESS: joint_report,
         TUTORIAL: _single,
     }
@@ -64,6 +65,8 @@ def tables_of(reports: dict[str, dict[str, Any]], markdown: Callable[..., str]) 
         told = "\n".join(f"- {line}" for line in lines(report["screen"]))
         over = markdown(OVER, over_rows(report))
         made[SCREEN] = f"{report['screen']['sentence']}\n\n{table}\n\n{told}\n\n{over}"
+    if report := reports.get(FOLLOW):
+        made[FOLLOW] = f"{point_rows(report, markdown)}\n\n{report['screen']['sentence']}"
     if report := reports.get(LOUDNESS):
         told = f"\n\n{report['curves']['sentence']}" if report["curves"] else ""
         made[LOUDNESS] = loudness_table(report, markdown) + told
@@ -78,8 +81,22 @@ def _loss(arm: dict[str, Any]) -> str:
     return "-" if mean is None else f"{mean:.4f}"
 
 
+def point_rows(report: dict[str, Any], markdown: Callable[..., str]) -> str:
+    """A row a point of a screen: its levels, the baseline's loss, and what each arm costs there."""
+    levels = {row["factor"]: short_levels(row["levels"]) for row in report["screen"]["factors"]}
+    design, arms = report["screen"]["design"]["points"], report["screen"]["arms"]
+    made = []
+    for part in report["parts"]:
+        found = {arm["arm"]: arm for arm in part["arms"]}
+        at = [levels[name][sign > 0] for name, sign in design[part["point"]].items()]
+        made.append((*at, _loss(part["arms"][0]), *(_half(found[arm]) for arm in arms)))
+    return markdown(
+        (*next(iter(design.values())), f"loss of `{report['screen']['baseline']}`", *(f"`{a}`" for a in arms)), made
+    )
+
+
 def loudness_table(report: dict[str, Any], markdown: Callable[..., str]) -> str:
-    """A row a gain: losses with fc_out and without, and their difference, at the shared rate and at own best rates."""
+    """A row a gain: the baseline's loss and what each arm costs, at the shared rate and at own best rates."""
     gains = sorted({part["x"] for part in report["parts"]})
     by_place = {(part["x"], part["stage"]): part for part in report["parts"]}
     stages = list(dict.fromkeys(part["stage"] for part in report["parts"]))
@@ -87,11 +104,13 @@ def loudness_table(report: dict[str, Any], markdown: Callable[..., str]) -> str:
     for gain in gains:
         cells: list[str] = []
         for stage in stages:
-            dense, none = by_place[gain, stage]["arms"][:2]
-            cells += [_loss(dense), _loss(none), f"{delta_text(none)} {verdict_text(none)}"]
+            base, *others = by_place[gain, stage]["arms"]
+            cells += [_loss(base), *(_half(arm) for arm in others)]
         made.append((f"{gain:g}", *cells))
     names = {"shared": "shared rate", TUNED: "own rates"}
-    head = [f"{names.get(stage, '')}: {what}" for stage in stages for what in ("dense", "none", "none minus dense")]
+    arms = [arm["arm"] for arm in report["parts"][0]["arms"]]
+    told = [f"loss of `{arms[0]}`", *(f"`{arm}`" for arm in arms[1:])]
+    head = [f"{names.get(stage, '')}: {what}" for stage in stages for what in told]
     return markdown(("gain", *head), made)
 
 

@@ -74,7 +74,9 @@ def test_rates_are_tuned_and_both_results_stand_side_by_side(cli: Cli, small: li
     assert written(folder) == before
 
 
-def test_a_study_at_own_rates_alone_is_found_finished_and_takes_more_seeds(cli: Cli, small: list[str], tmp_path: Path) -> None:
+def test_a_study_at_own_rates_alone_is_found_finished_and_takes_more_seeds(
+    cli: Cli, small: list[str], tmp_path: Path
+) -> None:
     tune = "study.tune={rates: [1e-3,3e-3,6e-3], seeds: [100], shared: false}"
     arms = "study.arms=[dense,none]"
     assert cli("compare", *small, "study=lr_fair", arms, "study.seeds=1", tune).code == 0
@@ -124,7 +126,10 @@ def test_a_tuned_study_that_was_interrupted_goes_on(small: list[str], cli: Cli, 
         ("study.points=[3]", "study.points=['3'] is neither"),
         ("study.points=3", "study.points=3 is neither"),
         ("study.arms.fast=[fc_out=none,optim.lr=1]", "arm fast sets optim.lr"),
-        ("study.points=[optim.lr=1e-3,optim.beta1=0.8]", "study.points: lr=1e-3 sets optim.lr, which study.tune replaces"),
+        (
+            "study.points=[optim.lr=1e-3,optim.beta1=0.8]",
+            "study.points: lr=1e-3 sets optim.lr, which study.tune replaces",
+        ),
     ],
 )
 def test_a_bad_part_is_refused_before_anything_runs(

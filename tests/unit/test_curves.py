@@ -33,10 +33,10 @@ def test_a_sentence_says_where_the_curves_coincide_and_where_they_part(
 ) -> None:
     root = along(tmp_path / "x", CURVES)
     report = write_joint(root)
-    found = report["curves"]
+    found = report["curves"]["none"]
     kinds = {kind: found[kind] for kind in ("coincide", "worse", "better", "open")}
     assert kinds == {"coincide": [1, 2], "worse": [0.25], "better": [4], "open": [0.5]}
-    assert (found["arm"], found["n"], found["margin"]) == ("none", [8, 8], 0.01)
+    assert (found["n"], found["margin"]) == ([8, 8], 0.01)
     said = (
         "By the gain that W_O starts with, none against dense (8 paired seeds): they coincide at 1 and 2 (90% interval within "
         "±0.01 nats); none is worse at 0.25; none is better at 4; undecided at 0.5."
@@ -44,21 +44,23 @@ def test_a_sentence_says_where_the_curves_coincide_and_where_they_part(
     assert found["sentence"] == said
     assert said in report["sentence"]
     assert said in (root / "report/report.html").read_text()
-    assert json.loads((root / "report/report.json").read_text())["curves"] == found
+    assert json.loads((root / "report/report.json").read_text())["curves"] == {"none": found}
     print_joint(report)
     assert said in " ".join(capsys.readouterr().out.split())
 
 
 def test_curves_that_nowhere_coincide_or_part_are_said_to(tmp_path: Path) -> None:
-    apart = joint_report(along(tmp_path / "apart", {0.5: (0.2, 0.01), 1: (0.3, 0.01)}))["curves"]["sentence"]
-    assert "found to coincide at none (90% interval within ±0.01 nats); none is worse at 0.5 and 1." in apart
-    open_yet = joint_report(along(tmp_path / "open", {0.5: (0.02, 0.05), 1: (0.01, 0.05)}))["curves"]["sentence"]
-    assert open_yet.endswith("; they are found to part at none (Holm); undecided at 0.5 and 1.")
+    apart = joint_report(along(tmp_path / "apart", {0.5: (0.2, 0.01), 1: (0.3, 0.01)}))["curves"]["none"]["sentence"]
+    assert "found to coincide at no gain (90% interval within ±0.01 nats); none is worse at 0.5 and 1." in apart
+    open_yet = joint_report(along(tmp_path / "open", {0.5: (0.02, 0.05), 1: (0.01, 0.05)}))["curves"]["none"][
+        "sentence"
+    ]
+    assert open_yet.endswith("; they are found to part at no gain (Holm); undecided at 0.5 and 1.")
 
 
 def test_what_is_not_along_that_gain_has_no_such_sentence(tmp_path: Path) -> None:
     other = joint_report(along(tmp_path / "other", CURVES, gains=dict.fromkeys(CURVES, 1.0)))
-    assert (other["axis"]["numeric"], other["curves"]) == (True, None), "its points are other numbers"
+    assert (other["axis"]["numeric"], other["curves"]) == (True, {}), "its points are other numbers"
     alone = along(tmp_path / "alone", CURVES)
     (alone / "parts.json").unlink()
-    assert joint_report(alone)["curves"] is None, "studies that happen to lie together"
+    assert joint_report(alone)["curves"] == {}, "studies that happen to lie together"
