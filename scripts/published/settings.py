@@ -22,9 +22,9 @@ MAP = "map"  # the table of README.md
 SHOWN = ("none", "none_scaled", "per_head")
 TIED = "_tied"  # ends the name of a point of the starts whose embedding is tied
 CODES = {  # whose start it is, in a reader's words
-    "gpt2": "GPT-2's start: small weights, smaller still at the end of each branch",
-    "modernbert": "ModernBERT's",
-    "llama": "Llama's, BERT's and their kin (0.02 everywhere)",
+    "gpt2": "GPT-2, nanoGPT: small weights, smaller still at the end of each branch",
+    "modernbert": "ModernBERT",
+    "llama": "Llama, BERT and their kin: 0.02 everywhere",
     "torch": "PyTorch as it comes: `nn.Linear`, `nn.Embedding`",
     "torch_mha": "`nn.MultiheadAttention`, `nn.TransformerEncoderLayer`",
     "nn_transformer": "`nn.Transformer`",
@@ -68,7 +68,7 @@ def tables_of(reports: dict[str, dict[str, Any]], markdown: Callable[..., str]) 
     if report := reports.get(FOLLOW):
         made[FOLLOW] = f"{point_rows(report, markdown)}\n\n{report['screen']['sentence']}"
     if report := reports.get(LOUDNESS):
-        told = f"\n\n{report['curves']['sentence']}" if report["curves"] else ""
+        told = "".join(f"\n\n{curve['sentence']}" for curve in report["curves"].values())
         made[LOUDNESS] = loudness_table(report, markdown) + told
     if report := reports.get(TUTORIAL):
         arms = [(f"`{a['arm']}`", _loss(a), delta_text(a), verdict_text(a)) for a in report["arms"]]
@@ -139,12 +139,12 @@ def map_rows(reports: dict[str, dict[str, Any]], markdown: Callable[..., str]) -
 
 
 def _code(point: str) -> tuple[str, str]:
-    """Whose start a point is, and what chooses it: of `gpt2_tied`, GPT-2's with its embedding tied to the output layer."""
+    """Whose start a point is, and what chooses it: of `gpt2_tied`, GPT-2's with the output layer tied to the embedding."""
     init = point.removesuffix(TIED)
     code = CODES.get(init, init)
     if init == point:
         return code, f"`{init}`"
-    return f"{code}; embedding and output layer tied", f"`{init} model.tied_embedding=true`"
+    return f"{code}; output layer tied to the embedding", f"`{init} model.tied_embedding=true`"
 
 
 def _half(arm: dict[str, Any]) -> str:
