@@ -193,13 +193,18 @@ def _quoted_words(value: str) -> str | None:
 
 
 def _quoted_overrides(value: str) -> str:
-    """`{heads: [model.n_heads=4,model.n_heads=1]}` with every KEY=VALUE in quotes, as Hydra's grammar wants them."""
+    """`{heads: [model.n_heads=4,model.n_heads=1]}` with every KEY=VALUE in quotes, as Hydra's grammar wants them.
+
+    What stands in quotes already stays as it is: a value with brackets or commas of its own needs them.
+    """
     from hydra.core.override_parser.types import Quote, QuotedString
 
     def quoted(found: re.Match[str]) -> str:
-        return QuotedString(found[0].strip(), Quote.single).with_quotes()
+        word = found[0]
+        return word if word[0] in "'\"" else QuotedString(word.strip(), Quote.single).with_quotes()
 
-    return value if re.search("['\"]", value) else re.sub(r"[^\s\[\]{},:][^\[\]{},:]*=[^\[\]{},]*", quoted, value)
+    in_quotes, word = r"'[^']*'|\"[^\"]*\"", r"[^\s\[\]{},:'\"][^\[\]{},:'\"]*=[^\[\]{},'\"]+"
+    return re.sub(f"{in_quotes}|{word}", quoted, value)
 
 
 def literal(text: str) -> str:

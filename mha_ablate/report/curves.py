@@ -29,8 +29,9 @@ def curves_of(report: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _curve(parts: list[dict[str, Any]], arm: str, stage: str) -> dict[str, Any] | None:
-    """Of one arm; None with fewer than two gains."""
-    found = [(part["x"], one) for part in parts for one in part["arms"][1:] if one["arm"] == arm and one["delta"]]
+    """Of one arm, without the gains at which it is not fit to be compared; None with fewer than two."""
+    fit = [part for part in parts if arm not in part["unfit"]]
+    found = [(part["x"], one) for part in fit for one in part["arms"][1:] if one["arm"] == arm and one["delta"]]
     if len(found) < 2:
         return None
     gains = {kind: [x for x, one in found if one["verdict"] == word] for word, kind in KINDS.items()}

@@ -23,10 +23,9 @@ def screen_of(
 ) -> dict[str, Any] | None:
     """The screen of a study with factors: `{factors, pairs, rest, aliases, design, tests, arms, next, sentence}`; None for others.
 
-    `factors` has a row per arm and factor: `{factor, levels, arm, effect, se, ci95, p, p_holm, on_baseline,
-    weakest}`, ranked within each arm; `effect` is the mean delta at the second level minus that at the first, `on_baseline` the
-    same of the baseline's own loss, and `weakest` what is left of the effect without the point that carries most of it, and
-    that point. `seconds` is what a run took.
+    `factors` has a row per arm and factor: `{factor, levels, arm, effect, se, ci95, p, p_holm, on_baseline}`,
+    ranked within each arm; `effect` is the mean delta at the second level minus that at the first, and `on_baseline` the same of
+    the baseline's own loss. `moves` has by arm what one point does to an effect at most. `seconds` is what a run took.
     """
     levels = _levels_of(whole) if whole else {}
     if not whole or not levels:
@@ -44,6 +43,10 @@ def screen_of(
         "rest": {arm: asdict(one.rest) for arm, one in screens.items()},
         "design": _design(levels, screens, there, whole["points"]),
         "aliases": _aliases(levels, screens),
+        "moves": {
+            arm: {"by": one.moves[0], "points": list(one.moves[1])} if one.moves else None
+            for arm, one in screens.items()
+        },
         "stage": stage,
     }
     report["next"] = _next(report, whole, there, seconds)
@@ -104,7 +107,6 @@ def _factor_rows(
             "arm": arm,
             **_plain(effect),
             "on_baseline": of_base.effects[name].effect if of_base else None,
-            "weakest": one.weakest.get(name),
         }
         for arm, one in screens.items()
         for name, effect in one.effects.items()
@@ -260,19 +262,24 @@ def _sentence(report: dict[str, Any]) -> str:
         for row in sure
     )
     holm = f"(Holm over {counted(design['factors'], 'factor')})"
-    return (
-        f"{what} hinges on these factors, in nats per token {over}: {told}{_others(rows, sure)} {holm}.{_carried(sure)}"
-    )
+    told = f"{what} hinges on these factors, in nats per token {over}: {told}{_others(rows, sure)} {holm}."
+    return " ".join(filter(None, (told, _paired(report, arm), _moved(report["moves"][arm]))))
 
 
-def _carried(rows: list[dict[str, Any]]) -> str:
-    """A sentence on the factors whose effect falls below half once some one point is left out; empty where there are none."""
-    some = [row for row in rows if row["weakest"] and row["weakest"][0] / row["effect"] < 0.5]
-    if not some:
+def _paired(report: dict[str, Any], arm: str) -> str:
+    """The pairs that were found: a factor's effect is then another one at each level of the other."""
+    sure = [row for row in report["pairs"] if row["arm"] == arm and row["p_holm"] is not None and row["p_holm"] < ALPHA]
+    if not sure:
         return ""
-    told = ", ".join(f"{row['factor']} ({row['weakest'][0]:+.3f} without {row['weakest'][1]})" for row in some)
-    falls = "falls" if len(some) == 1 else "fall"
-    return f" Of these, {told} {falls} below half once that one point is left out."
+    told = "; ".join(f"{' or '.join(row['pairs'])} {_effect_text(row)}" for row in sure)
+    return f"It hinges on pairs of them as well, so that neither effect of a pair holds by itself: {told}."
+
+
+def _moved(moves: dict[str, Any] | None) -> str:
+    """By how much an effect depends on one point."""
+    if moves is None:
+        return ""
+    return f"Without {' or without '.join(moves['points'][:2])} an effect changes by up to {moves['by']:.3f}."
 
 
 def _ranking(rows: list[dict[str, Any]], what: str, over: str, *, one_seed: bool) -> str:

@@ -15,7 +15,7 @@ FROM_0 = "from 0"  # instead of a factor, where W_O starts at 0
 def starts_of(report: dict[str, Any]) -> dict[str, Any] | None:
     """`{points: {point: {gain_out, louder}}, order, order_p, over, stage}` of an unordered study with starts; else None.
 
-    Of one whose points differ in the gain of W_O. `louder` is 1 / gain: how much larger the branch starts without W_O; it is
+    A study has starts if its points differ in the gain of W_O. `louder` is 1 / gain: how much larger the branch starts without W_O; it is
     None where W_O starts at 0, and counts as infinite. `order` has for each arm Spearman's rank correlation of it with the
     arm's mean delta, over the `over` starts that have both, and `order_p` its two-sided permutation p.
     """

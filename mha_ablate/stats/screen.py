@@ -93,8 +93,8 @@ class Screen:
     """One arm's screen. `pair_classes` are ranked by |effect|.
 
     `seeds` has the number of seeds of each point with data, `lost` the points without, and `pooled` the points with one seed
-    where others have more: their variance is the pooled variance of the others. `weakest` has what is left of each factor's
-    effect once the point is left out that carries most of it, and that point.
+    where others have more: their variance is the pooled variance of the others. `moves`
+    is by how much an effect changes at most once one point is left out, and which points do that to the full.
     """
 
     effects: dict[str, Effect]
@@ -104,7 +104,7 @@ class Screen:
     seeds: dict[str, int]
     lost: tuple[str, ...]
     pooled: tuple[str, ...]
-    weakest: dict[str, tuple[float, str]]
+    moves: tuple[float, tuple[str, ...]] | None
 
 
 def screened(levels: Levels, deltas: Mapping[str, Mapping[int, float]]) -> Screen:
@@ -139,30 +139,26 @@ def screened(levels: Levels, deltas: Mapping[str, Mapping[int, float]]) -> Scree
         seeds=dict(zip(points, n_P.tolist(), strict=True)),
         lost=tuple(sorted(levels.keys() - set(points))),
         pooled=tuple(p for p, n in zip(points, n_P, strict=True) if n == 1) if n_P.max() > 1 else (),
-        weakest=_weakest(names, points, x_PK, means_P),
+        moves=_moves(points, x_PK, means_P),
     )
 
 
-def _weakest(names: list[str], points: list[str], x_PK: Floats, means_P: Floats) -> dict[str, tuple[float, str]]:
-    """By factor, the effect without one point that lies furthest to the other side of the whole one, and that point.
+def _moves(points: list[str], x_PK: Floats, means_P: Floats) -> tuple[float, tuple[str, ...]] | None:
+    """The largest |effect without a point - effect with all| over factors and points, and the points that reach it.
 
-    Each is 2 coef of the least squares on the other points. A factor that some point alone tells from the others is left out.
+    Each effect is 2 coef of the least squares. None where some point alone tells a factor from the others. In a design whose
+    factors are all estimated alike, a point moves every effect by as much, and a fold's mirror points may do the same.
     """
     whole_K = main_weights(x_PK) @ means_P
-    found: dict[str, list[tuple[float, str]]] = {name: [] for name in names}
-    for i, point in enumerate(points):
+    moved_P = np.empty(len(points))
+    for i in range(len(points)):
         rows = np.arange(len(points)) != i
         left_PK = _with_one(x_PK[rows])
-        inverse_KP = _inverse(left_PK)
-        told_K = np.abs(inverse_KP @ left_PK - np.eye(left_PK.shape[1])).max(axis=1)[1:] < TINY
-        for name, effect, told in zip(names, 2 * (inverse_KP @ means_P[rows])[1:], told_K, strict=True):
-            if told:
-                found[name].append((float(effect), point))
-    return {
-        name: min(found[name], key=lambda one: one[0] * (1 if whole > 0 else -1))
-        for name, whole in zip(names, whole_K, strict=True)
-        if len(found[name]) == len(points)
-    }
+        if np.linalg.matrix_rank(left_PK) < left_PK.shape[1]:
+            return None
+        moved_P[i] = np.abs(2 * (_inverse(left_PK) @ means_P[rows])[1:] - whole_K).max()
+    most = float(moved_P.max())
+    return most, tuple(p for p, moved in zip(points, moved_P, strict=True) if moved > most * (1 - TINY))
 
 
 def aliases(levels: Levels) -> Aliases:

@@ -24,7 +24,7 @@ TIED = "_tied"  # ends the name of a point of the starts whose embedding is tied
 CODES = {  # whose start it is, in a reader's words
     "gpt2": "GPT-2, nanoGPT: small weights, smaller still at the end of each branch",
     "modernbert": "ModernBERT",
-    "llama": "Llama, BERT and their kin: 0.02 everywhere",
+    "llama": "Llama and its kin: 0.02 everywhere",
     "torch": "PyTorch as it comes: `nn.Linear`, `nn.Embedding`",
     "torch_mha": "`nn.MultiheadAttention`, `nn.TransformerEncoderLayer`",
     "nn_transformer": "`nn.Transformer`",
@@ -32,7 +32,7 @@ CODES = {  # whose start it is, in a reader's words
     "keras": "Keras up to 3.14",
     "flax": "Flax, Haiku (LeCun's normal)",
     "t5": "T5",
-    "zero_out": "last map of each branch at 0 (nanochat, modded-nanogpt)",
+    "zero_out": "last map of each branch at 0 (nanochat, early 2026)",
 }
 
 
@@ -127,12 +127,19 @@ def map_rows(reports: dict[str, dict[str, Any]], markdown: Callable[..., str]) -
         made.append((*_code(part["point"]), louder, *cells))
     if report := reports.get(TUTORIAL):
         arms = {arm["arm"]: arm for arm in report["arms"][1:]}
-        name = "the tutorial with `embed_size`, `heads`, `fc_out`, as it is"
-        made.append((name, "`torch`", f"{1 / report['start_gain']:.1f}x", *(_half(arms[arm]) for arm in SHOWN)))
+        name = "the block of the tutorial with `embed_size`, `heads`, `fc_out` (post-norm)"
+        made.append(
+            (
+                name,
+                "`model=tutorial attention=tutorial`",
+                f"{1 / report['start_gain']:.1f}x",
+                *(_half(arms[arm]) for arm in SHOWN),
+            )
+        )
     head = (
         "your code",
-        "`init=`",
-        "louder without",
+        "setting",
+        "times larger without",
         *(f"`{arm}`" for arm in SHOWN),
     )
     return markdown(head, made)
@@ -143,15 +150,15 @@ def _code(point: str) -> tuple[str, str]:
     init = point.removesuffix(TIED)
     code = CODES.get(init, init)
     if init == point:
-        return code, f"`{init}`"
-    return f"{code}; output layer tied to the embedding", f"`{init} model.tied_embedding=true`"
+        return code, f"`init={init}`"
+    return f"{code}; output layer tied to the embedding", f"`init={init} model.tied_embedding=true`"
 
 
 def _half(arm: dict[str, Any]) -> str:
-    """`+0.17 ±0.04 worse`, rounded to what matters."""
-    words = {"costs": "worse", "helps": "better"}
-    delta, verdict = arm["delta"], arm["verdict"]
+    """`+0.17 ±0.04 worse`, rounded to what matters; with few seeds it is a look."""
+    delta = arm["delta"]
     if not delta or not delta["ci95"]:
         return "-"
     half = (delta["ci95"][1] - delta["ci95"][0]) / 2
-    return f"{delta['mean']:+.3f} ±{half:.3f} {words.get(verdict, verdict)}"
+    told = verdict_text(arm).replace("costs", "worse").replace("helps", "better")
+    return f"{delta['mean']:+.3f} ±{half:.3f} {told}"

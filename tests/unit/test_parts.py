@@ -56,6 +56,8 @@ def test_points_are_overrides_or_names_with_theirs() -> None:
     assert listed == {"data=tiny_shakespeare": ["data=tiny_shakespeare"], "n_heads=2": ["+model.n_heads=2"]}
     named = compose(["study.points={old: [init=gpt2, model.tied_embedding=true], now: []}"]).config.study.point_words
     assert named == {"old": ["init=gpt2", "model.tied_embedding=true"], "now": []}
+    mixed = compose(["study.points={zero: [init=zero_out, 'study.arms=[dense,none]'], now: [init=gpt2]}"]).config.study
+    assert mixed.point_words == {"zero": ["init=zero_out", "study.arms=[dense,none]"], "now": ["init=gpt2"]}
 
 
 def test_a_grid_has_every_arm_at_every_rate_on_the_tuning_seeds(study: StudyConfig) -> None:

@@ -564,8 +564,8 @@ def test_the_map_of_the_readme_names_a_tied_start_by_its_words(tmp_path: Path) -
     for one in report["parts"]:
         one["stage"] = TUNED
     rows_by_init = {row[1]: row for row in settings.map_rows({settings.STARTS: report}, lambda _, rows: rows)}
-    assert rows_by_init["`gpt2`"][0] == settings.CODES["gpt2"]
-    tied = rows_by_init["`gpt2 model.tied_embedding=true`"]
+    assert rows_by_init["`init=gpt2`"][0] == settings.CODES["gpt2"]
+    tied = rows_by_init["`init=gpt2 model.tied_embedding=true`"]
     assert (tied[0], tied[2]) == (f"{settings.CODES['gpt2']}; output layer tied to the embedding", "from 0")
 
 

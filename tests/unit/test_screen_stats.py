@@ -56,21 +56,21 @@ def test_a_full_2_to_the_3_by_hand() -> None:
     assert found.lost == found.pooled == ()
 
 
-def test_what_one_point_carries_of_an_effect_by_hand() -> None:
-    # B's effect is 0.2 in all pairs of points, and A's comes from the one point at which A, B and C are high.
+def test_what_one_point_does_to_an_effect_by_hand() -> None:
+    # 0.8 at one of eight points is a residual of 0.8 / 2 there, of leverage 4/8: without it an effect loses 2/8 (0.4 / 0.5).
     high = next(point for point, x in ABC.items() if min(x.values()) == 1)
     values = {point: 0.1 * x["B"] + (0.8 if point == high else 0) for point, x in ABC.items()}
-    weakest = screened(ABC, spread(values)).weakest
-    assert weakest["A"] == (pytest.approx(0, abs=1e-12), high)
-    assert weakest["B"] == (pytest.approx(0.2), high), "0.4 with that point"
-    assert screened(ABC, spread({point: -value for point, value in values.items()})).weakest["B"][0] == pytest.approx(
-        -0.2
-    )
+    moved, points = screened(ABC, spread(values)).moves or (math.nan, ())
+    assert moved == pytest.approx(0.2)
+    assert high in points
+    without = screened(ABC, spread({point: value for point, value in values.items() if point != high}))
+    assert [without.effects[name].effect for name in "ABC"] == pytest.approx([0, 0.2, 0], abs=1e-12)
+    assert [screened(ABC, spread(values)).effects[name].effect for name in "ABC"] == pytest.approx([0.2, 0.4, 0.2])
 
 
 def test_no_point_is_left_out_of_a_design_that_needs_them_all() -> None:
     two = {point: {"A": x["A"]} for point, x in ABC.items() if point in ("p01", "p08")}
-    assert screened(two, spread({point: float(x["A"]) for point, x in two.items()})).weakest == {}
+    assert screened(two, spread({point: float(x["A"]) for point, x in two.items()})).moves is None
 
 
 def test_the_rest_by_hand() -> None:
