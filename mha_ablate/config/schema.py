@@ -644,9 +644,7 @@ def _levels(name: str, levels: Any) -> tuple[list[str], list[str]]:
     both = levels if isinstance(levels, list) else [levels]
     words = [[level] if isinstance(level, str) else level for level in both]
     if len(words) != 2:
-        raise ValueError(
-            f"study.factors.{name} has {len(words)} level(s), {levels}, and takes two: give {FACTORS_LIKE}"
-        )
+        raise ValueError(f"study.factors.{name}={levels} has not two levels: give {FACTORS_LIKE}")
     for level in words:
         if not (isinstance(level, list) and level and all(isinstance(word, str) and "=" in word for word in level)):
             shown = level[0] if isinstance(level, list) and len(level) == 1 else level

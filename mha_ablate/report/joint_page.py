@@ -70,10 +70,15 @@ def _screen(report: dict[str, Any]) -> str:
         return ""
     told = "".join(f"<li>{escape(line)}</li>" for line in lines(screen))
     effects = table(columns(screen)[:-1], [row[:-1] for row in rows(screen)])
+    tested = "; nothing is tested"
+    if screen["tests"]:
+        tested = (
+            "; ± is half the 95% interval, from the seeds within points; * is below 5% after Holm's correction over the factors "
+            "of that arm"
+        )
     return f"""<h2>What it hinges on</h2><div class="scroll">{effects}</div>
 <p class="quiet">How much the difference between an arm and {escape(screen["baseline"])} changes, in nats per token, when one
-setting goes from its first level to its second, averaged over the others; ± is half the 95% interval, from the seeds within points.
-* is below 5% after Holm's correction over the factors of that arm.</p><ul>{told}</ul>"""
+setting goes from its first level to its second, averaged over the others{tested}.</p><ul>{told}</ul>"""
 
 
 def joint_page(report: dict[str, Any], figures: list[str], command: str) -> str:

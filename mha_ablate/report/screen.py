@@ -294,7 +294,8 @@ def _others(rows: list[dict[str, Any]], sure: list[dict[str, Any]]) -> str:
     """How many factors beside those found were not found, and how many were not tested."""
     untested = sum(row["p"] is None for row in rows)
     found_not = len(rows) - len(sure) - untested
-    told = [f"the other {found_not} are not found to move it"] if sure and found_not else []
+    those = "one is" if found_not == 1 else f"{found_not} are"
+    told = [f"the other {those} not found to move it"] if sure and found_not else []
     told += [f"{untested} of the factors are not tested, since too few points are there"] if untested else []
     return "".join(f"; {one}" for one in told)
 

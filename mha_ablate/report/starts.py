@@ -15,9 +15,9 @@ FROM_0 = "from 0"  # instead of a factor, where W_O starts at 0
 def starts_of(report: dict[str, Any]) -> dict[str, Any] | None:
     """`{points: {point: {gain_out, louder}}, order, order_p, over, stage}` of an unordered study with starts; else None.
 
-    A study has starts if its points differ in the gain of W_O. `louder` is 1 / gain: how much larger the branch starts without W_O; it is
-    None where W_O starts at 0, and counts as infinite. `order` has for each arm Spearman's rank correlation of it with the
-    arm's mean delta, over the `over` starts that have both, and `order_p` its two-sided permutation p.
+    A study has starts if its points differ in the gain of W_O. `louder` is 1 / gain: how much larger the branch starts without
+    W_O; it is None where W_O starts at 0, and counts as infinite. `order` has for each arm Spearman's rank correlation of it
+    with the arm's mean delta, over the `over` starts that have both, and `order_p` its two-sided permutation p.
     """
     parts = report["parts"]
     stage = TUNED if any(part["stage"] == TUNED for part in parts) else parts[0]["stage"]

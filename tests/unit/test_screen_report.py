@@ -27,7 +27,7 @@ from mha_ablate.report.claim_cards import facts, heading
 from mha_ablate.report.claims import cards
 from mha_ablate.report.joint import joint_report, write_joint
 from mha_ablate.report.joint_page import over_rows
-from mha_ablate.report.joint_plots import joint_figures
+from mha_ablate.report.joint_plots import joint_figures, screen_figure
 from mha_ablate.report.screen import levels_in_words, lines, rows, step_command
 from mha_ablate.report.starts import rows as start_rows
 from mha_ablate.run.folder import StudyFolder
@@ -120,7 +120,7 @@ def test_a_planted_effect_is_found_and_nothing_else(written: tuple[Path, dict[st
     assert said.startswith(
         "none minus dense hinges on these factors, in nats per token over 8 design points: block (post -> pre: +0.100, 95% CI"
     )
-    assert said.endswith("; the other 3 are not found to move it (Holm over 4 factors).")
+    assert "; the other 3 are not found to move it (Holm over 4 factors). Without p0" in said
     assert report["sentence"].startswith(said)
     assert rows(report["screen"])[0][:5] == ("block", "post", "pre", *[rows(report["screen"])[0][3]], "+0.000 ±0.005")
     assert rows(report["screen"])[0][3] == "+0.100 ±0.005*"
@@ -231,9 +231,13 @@ def test_pairs_and_spreads_that_the_points_do_not_give_are_told(
 
 
 def test_one_seed_ranks_and_tests_nothing(tmp_path: Path) -> None:
-    report = joint_report(screen(tmp_path / "quick", FOUR, seeds=1))
+    report = write_joint(screen(tmp_path / "quick", FOUR, seeds=1))
     found = report["screen"]
     assert found["tests"] is False
+    page = (tmp_path / "quick/report/report.html").read_text()
+    assert "averaged over the others; nothing is tested." in page
+    assert screen_figure(report).get_supxlabel().endswith("(nothing is tested)")
+    assert "Holm's correction over the factors" not in page
     assert {row["p_holm"] for row in found["factors"]} == {row["p"] for row in found["pairs"]} == {None}
     assert {row["ci95"] for row in found["factors"]} == {None}
     assert found["factors"][0]["effect"] == pytest.approx(0.1)
@@ -255,6 +259,25 @@ def test_every_combination_of_three_factors_tells_their_pairs(tmp_path: Path) ->
     assert pairs["block x heads"]["p_holm"] < 0.01
     assert pairs["block x rate"]["p_holm"] > 0.9
     assert found["rest"]["none"]["p"] < 0.01, "the pair is left between points as well"
+
+
+def test_pairs_that_were_found_stand_in_the_sentence_and_so_does_what_one_point_does(tmp_path: Path) -> None:
+    def with_pair(words: list[str], arm: str) -> float:
+        signs = [1 if HIGH[name] in words else -1 for name in ("block", "heads")]
+        return planted(words, arm) + 0.01 * signs[0] * signs[1]
+
+    report = joint_report(screen(tmp_path / "three", "study.factors=[block,heads,rate]", truth=with_pair))
+    said = report["screen"]["sentence"]
+    assert (
+        "It hinges on pairs of them as well, so that neither effect of a pair holds by itself: block x heads +0.020"
+        in said
+    )
+    assert "block x rate" not in said
+    moves = report["screen"]["moves"]["none"]
+    assert f"Without {moves['points'][0]}" in said
+    assert f"an effect changes by up to {moves['by']:.3f}." in said
+    without = joint_report(screen(tmp_path / "plain", "study.factors=[block,heads,rate]"))["screen"]["sentence"]
+    assert "pairs" not in without
 
 
 def by_rank(words: list[str], arm: str) -> float:
