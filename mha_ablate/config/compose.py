@@ -365,6 +365,12 @@ def explained(error: Exception) -> str:
                 return f"{key} needs {wanted}, not {given[1] if given else reason}"
         return f"{key}: {reason[0].lower()}{reason[1:]}" if key else reason
     text = " ".join(str(error).split())
+    if (base := re.match(r"In '(\w+/[^']+)': Could not load '(\w+)/([^']+)'", text)) is not None:
+        from mha_ablate.config.catalog import choice_names
+
+        file, group, name = base.groups()
+        known = choice_names(group)
+        return f"{file}.yaml builds on {group}={name}: no such choice{nearest(name, known)}; give one of {', '.join(known)}"
     if "Config group override must be a string" in text:
         return "a group such as fc_out or model takes the name of a choice; `mha-ablate list` shows them"
     if (

@@ -185,7 +185,7 @@ def _scale(branch_scale: float | str, fc_out: FcOut) -> float:
         return branch_scale
     if not fc_out.start_gain:
         raise ValueError(
-            f"attention.branch_scale={branch_scale} would match the loudness of a branch that starts at 0: use 1.0"
+            f"attention.branch_scale={branch_scale} would match the size of a branch that starts at 0: use 1.0, or another init"
         )
     gain = fc_out.place.dense_gain
     if not gain and branch_scale == "matched":

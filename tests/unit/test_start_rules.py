@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -631,3 +632,12 @@ def test_a_rule_of_the_layer_reaches_each_layer() -> None:
     config = config_of("torch", "init.out='normal(std=1 / sqrt(2 K l))'", "init.down='zeros()'")
     stds = [f.place.dense_start.std for f in fc_outs(model_of(config, 96, "meta"))]
     assert stds == pytest.approx([1 / math.sqrt(2 * 128), 1 / math.sqrt(4 * 128)])
+
+
+def test_a_file_that_builds_on_no_choice_is_named_with_the_nearest_one(tmp_path: Path) -> None:
+    (tmp_path / "init").mkdir()
+    (tmp_path / "init/mine.yaml").write_text("defaults: [torchh]\nout: normal(std=0.1)\n")
+    with pytest.raises(
+        RequestError, match=r"^init/mine.yaml builds on init=torchh: .* mean 'torch'\?\); give one of flax, gpt2"
+    ):
+        compose(["init=mine"], tmp_path)
