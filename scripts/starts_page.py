@@ -131,7 +131,8 @@ A rule is a kind of distribution and a formula of sizes:
 - **Norms** start with gain 1 and bias 0.
 - **Variants of `fc_out`** start with dense's gain under the same init, and in its kind of distribution; gains by channel or head
   (`diagonal`, `head_scale`, `hadamard`) are that number, and `orthogonal_init` is a rotation times it. The start of `zero_init`,
-  `identity_init`, `skip_gain` and `orthogonal` is [what they are about](variants.md). The gates of `gate` start as W_Q does.
+  `identity_init`, `skip_gain` and `orthogonal` is [what they are about](variants.md). The gates of
+  `gate` are N(0, 0.02) with bias 0, so that they begin half open and W_O as large as dense's in effect.
 - **`attention.value=rotation_init`** starts W_V as a random rotation, **`attention.scores=shaped`** W_Q at 0 and its three numbers
   a head at 1, as the paper does. `attention.branch_scale=learned` starts where the branch is as large as with `fc_out=dense`.
 - **muP** is not among the inits because it is a parametrisation and not a start: rates for each matrix, a multiplier of the output

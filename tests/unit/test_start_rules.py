@@ -548,19 +548,6 @@ def test_a_variants_map_is_of_denses_kind_and_gain(init: str) -> None:
     assert p.fixed_gain == (1.0 if init == "zero_out" else p.dense_gain)
 
 
-@init
-def test_a_gate_starts_as_a_w_q_with_its_bias(init: str) -> None:
-    """Qiu et al.'s code (github.com/qiuzh20/gated_attention) has the gates as further rows of q_proj."""
-    start = found(init, 128, 4, 2)
-    model = model_of(config_of(init, "fc_out=gate", "model.bias=true"), 96)
-    for fc_out in fc_outs(model):
-        tensors = {name: p.detach() for name, p in fc_out.named_parameters()}
-        for name, rule in (("gate.weight", "query"), ("gate.bias", "attention_bias")):
-            wanted, got = start[rule], tensors[name]
-            assert got.square().mean().sqrt().item() == pytest.approx(wanted.std, rel=3 / math.sqrt(got.numel())), name
-            assert got.abs().max().item() <= bound_of(wanted) * (1 + 1e-6), name
-
-
 # Learned tensors that start alike under every init. docs/starts.md says so of each.
 NOT_SET = {
     "": {"norm.weight", "norm_attention.weight", "norm_mlp.weight"},
@@ -568,6 +555,7 @@ NOT_SET = {
     "fc_out=zero_init": {"fc_out.weight"},
     "fc_out=skip_gain": {"fc_out.weight"},
     "fc_out=orthogonal": {"fc_out.weight"},
+    "fc_out=gate": {"fc_out.gate.weight", "fc_out.gate.bias"},
     "attention.value=rotation_init": {"qkv.map.weight, the rows of value"},
     "attention.scores=shaped": {"shaped.alpha", "shaped.beta", "shaped.gamma", "qkv.map.weight, the rows of query"},
     "model.block=skipless": {"fc_out.map.weight"},

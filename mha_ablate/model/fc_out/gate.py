@@ -8,16 +8,18 @@ import torch
 from torch import Tensor
 
 from mha_ablate.model.fc_out.base import FcOut, Place, one_of
+from mha_ablate.model.init import Distribution
 from mha_ablate.model.layers import Linear
+
+GATE_STD = 0.02  # small under every init: gates are near 1/2, and what they stand before is as loud as dense
 
 
 class Gate(FcOut):
     """y = W_O (z * sigmoid(G x + c)) (+ b): the sublayer's input x opens and closes what goes into W_O.
 
     Shapes: W_O `[C, H*D]`, G `[H*D, C]`, b `[C]` and c where model.bias is set. Settings `per`: channel, or head (G `[H, C]`);
-    `at`: before W_O, or after it (G `[C, C]`, y = (W_O z (+ b)) * sigmoid(G x + c); per=channel alone). Start: G as a W_Q and c as
-    its bias, of which the source's code makes them further rows. Gates are 1/2 on average, and so W_O is twice as loud as dense's:
-    the branch starts as loud where G x is small, 8% louder under an init of gain 1.
+    `at`: before W_O, or after it (G `[C, C]`, y = (W_O z (+ b)) * sigmoid(G x + c); per=channel alone). Start: gates near 1/2
+    whatever the init (G is N(0, 0.02), c is 0), and so W_O twice as loud as dense's.
 
     Parameters: 2 C H D
     Parameters [per=head]: C H D + C H
@@ -48,14 +50,7 @@ class Gate(FcOut):
             start=place.map_start(place.width, 2 * place.dense_gain),
             bias_start=place.bias_start,
         )
-        fans = {"n_in": place.d_model, "n_out": gates}
-        self.gate = Linear(
-            place.d_model,
-            gates,
-            bias=place.bias,
-            start=place.rules.of("query", **fans),
-            bias_start=place.rules.of("attention_bias", **fans),
-        )
+        self.gate = Linear(place.d_model, gates, bias=place.bias, start=Distribution("normal", GATE_STD))
 
     @property
     def elementwise_flops(self) -> int:
