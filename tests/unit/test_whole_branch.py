@@ -63,10 +63,6 @@ def expected_gain(variant: str, init: str, H: int, n_in: int) -> float:
         return value
     if variant == "tied":  # z and the map back are of one W_V
         return value * fixed * math.sqrt(2)
-    if variant == "gate":  # W_O is twice as loud, for gates of 1/2
-        open_by = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
-        gain = starts.of("query", n_in=C, n_out=C).std * math.sqrt(C)
-        return value * out * 2 * rms(torch.sigmoid(gain * open_by))
     return value * (fixed if variant in ("frozen", "merged_ov") else out)
 
 
