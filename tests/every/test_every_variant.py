@@ -216,7 +216,9 @@ def test_what_starts_at_0_is_matched_by_no_constant_and_a_learned_scale_trains(v
     assert "\n" not in str(caught.value)
     learned = config_of(variant, "fused", "init=zero_out", "attention.branch_scale=learned")
     if silent or fc_outs(model_of(config_of(variant, "fused", "init=zero_out"), VOCAB))[0].start_gain == 0:
-        with pytest.raises(RequestError, match=r"^attention\.branch_scale=learned .* starts at 0: use 1\.0, or another init$"):
+        with pytest.raises(
+            RequestError, match=r"^attention\.branch_scale=learned .* starts at 0: use 1\.0, or another init$"
+        ):
             model_of(learned, VOCAB)
         return
     model = model_of(learned, VOCAB)
