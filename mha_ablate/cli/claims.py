@@ -43,19 +43,20 @@ def claims(
 
     It is `compare study=claims`, told claim by claim: what is said, what algebra says, what was measured, and the verdict.
     """
-    from mha_ablate.cli.common import flags, print_json
-    from mha_ablate.cli.conducting import conducted, usual_words
+    from mha_ablate.cli.common import print_json
+    from mha_ablate.cli.conducting import conducted
     from mha_ablate.errors import RunFailed
 
-    given = list(settings or [])
     done = conducted(
-        usual_words(given, study="study=claims", quick=QUICK if quick else None),
+        "claims",
+        settings,
+        study="study=claims",
+        quick=QUICK if quick else None,
+        check=_has_claims,
         workers=workers,
         quiet=quiet,
         config_dir=config_dir,
         as_json=as_json,
-        resume=["claims", *given, *flags(quick=quick)],
-        check=_has_claims,
     )
     if as_json:
         print_json(as_plain(done.report))

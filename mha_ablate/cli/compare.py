@@ -48,9 +48,7 @@ def compare(
     from mha_ablate.errors import RunFailed
 
     words = list(settings or [])
-    done = conducted(
-        words, workers=workers, quiet=quiet, config_dir=config_dir, as_json=as_json, resume=["compare", *words]
-    )
+    done = conducted("compare", words, workers=workers, quiet=quiet, config_dir=config_dir, as_json=as_json)
     if as_json:
         print_json(done.report)
     elif done.plan is None:

@@ -43,18 +43,19 @@ def screen(
     baseline, averaged over the other settings, and what the design cannot tell apart.
     """
     from mha_ablate.cli.common import flags, print_joint, print_json
-    from mha_ablate.cli.conducting import conducted, usual_words
+    from mha_ablate.cli.conducting import conducted
     from mha_ablate.errors import RunFailed
 
-    given = list(settings or [])
     done = conducted(
-        usual_words(given, study="study=screen", quick=QUICK if quick else None),
+        "screen",
+        settings,
+        study="study=screen",
+        quick=QUICK if quick else None,
+        check=_has_factors,
         workers=workers,
         quiet=quiet,
         config_dir=config_dir,
         as_json=as_json,
-        resume=["screen", *given, *flags(quick=quick)],
-        check=_has_factors,
     )
     if step := done.report["screen"]["next"]:
         step["options"] = flags(config_dir=config_dir)  # run folders do not hold where one's own choices lie

@@ -125,10 +125,7 @@ def _planned(
     request: list[str], points: list[Part], study: StudyConfig, observer: Observer, config_dir: Path | None
 ) -> list[Plan]:
     """The plan of each point, checked, at the shared rate if rates are tuned."""
-    from dataclasses import replace
-
     from mha_ablate.conduct.points import checked_points
-    from mha_ablate.config.schema import stages_of
     from mha_ablate.study.parts import single
     from mha_ablate.study.plan import make_plan
 
@@ -136,8 +133,7 @@ def _planned(
         words = [*request, *part.words]
         return make_plan(words, watch=observer.reading, config_dir=config_dir, below=part.below, shape=single)
 
-    stage = stages_of(study.tune)[0]
-    return checked_points(study, [replace(point, stage=stage) for point in points], planned, request, config_dir)
+    return checked_points(study, points, planned, request, config_dir)
 
 
 def _several(study: StudyConfig) -> bool:

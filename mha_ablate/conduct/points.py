@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,13 +26,16 @@ def checked_points(
 ) -> list[Plan]:
     """The plan of each point of a study that was asked for by `overrides`.
 
+    Where rates are tuned, arms are checked at the shared rate, even if nothing is run at it: their own are not known yet.
     Raises RequestError where a point cannot be. A screen's error names the design point or the level whose fault it is, and two
     of its points that are one setting are refused.
     """
+    from mha_ablate.study.parts import SHARED
+
     plans = []
     for point in points:
         try:
-            plans.append(planned(point))
+            plans.append(planned(replace(point, stage=SHARED if study.tune else "")))
         except RequestError as error:
             if not study.factor_words:
                 raise

@@ -104,7 +104,7 @@ class _Conductor:
         from mha_ablate.report.write import write_again
         from mha_ablate.run.folder import StudyFolder
         from mha_ablate.run.lock import locked
-        from mha_ablate.study.parts import SHARED, check_factors, check_tuning, departures, points_of, write_parts
+        from mha_ablate.study.parts import check_factors, check_tuning, departures, points_of, write_parts
         from mha_ablate.study.plan import outputs_of
 
         study = asked.study
@@ -119,9 +119,7 @@ class _Conductor:
             raise RequestError(f"{path} holds study={held}, and this is study={study.name}: give name=NEW_NAME")
         check_factors(StudyFolder(path), study)
         points = points_of(study)
-        # Where rates are tuned, arms are checked at the shared rate, even if nothing is run at it: their own are not known yet.
-        staged = [replace(point, stage=SHARED if study.tune else "") for point in points]
-        checked = checked_points(study, staged, self._planned, self.overrides, self.config_dir)
+        checked = checked_points(study, points, self._planned, self.overrides, self.config_dir)
         if study.tune:
             for point in points:
                 self._grid(point, study.tune.rates, asked.optim.lr)

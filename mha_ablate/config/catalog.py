@@ -31,8 +31,17 @@ class Choice(NamedTuple):
 
 def groups() -> list[str]:
     """The groups, in the order in which `config.yaml` introduces them."""
+    return list(_defaults())
+
+
+def default_choice(group: str) -> str:
+    """The choice of a group that `config.yaml` begins with."""
+    return _defaults()[group]
+
+
+def _defaults() -> dict[str, str]:
     text = (configs_dir() / "config.yaml").read_text(encoding="utf-8")
-    return re.findall(r"^  - (\w+): \w+", text, flags=re.MULTILINE)
+    return dict(re.findall(r"^  - (\w+): (\w+)", text, flags=re.MULTILINE))
 
 
 def choices(group: str, config_dir: Path | None = None) -> list[Choice]:

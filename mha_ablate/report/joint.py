@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import statistics
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mha_ablate.config.paths import configs_dir
+from mha_ablate.config.catalog import default_choice
 from mha_ablate.cost.freedom import freedom_lost
 from mha_ablate.errors import RequestError
 from mha_ablate.report.assemble import assemble, changed_since, commits, unfit
@@ -240,7 +239,7 @@ def start_gain(study: Study, base: str) -> float | None:
     where W_O starts with gain 1 whatever the rule.
     """
     run = next((run for run in study.of(base) if run.config), None)
-    if run is None or run.about.get("choices", {}).get("fc_out") != _whole_projection():
+    if run is None or run.about.get("choices", {}).get("fc_out") != default_choice("fc_out"):
         return None
     rules, model, attention = (run.config.get(group) or {} for group in ("init", "model", "attention"))
     if model.get("block") == "skipless":
@@ -251,16 +250,6 @@ def start_gain(study: Study, base: str) -> float | None:
         return gain_of_out(rules, {**model, **sizes}, divide_by=attention.get("divide_by", "sqrt_head_dim"))
     except (KeyError, TypeError, ValueError, ArithmeticError):
         return None
-
-
-@cache
-def _whole_projection() -> str:
-    """The choice of fc_out that config.yaml begins with."""
-    found = re.search(
-        r"^  - fc_out: (\w+)", (configs_dir() / "config.yaml").read_text(encoding="utf-8"), flags=re.MULTILINE
-    )
-    assert found is not None
-    return found[1]
 
 
 def _axis(parts: list[dict[str, Any]]) -> dict[str, Any]:

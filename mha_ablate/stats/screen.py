@@ -93,8 +93,8 @@ class Screen:
     """One arm's screen. `pair_classes` are ranked by |effect|.
 
     `seeds` has the number of seeds of each point with data, `lost` the points without, and `pooled` the points with one seed
-    where others have more: their variance is the pooled variance of the others. `moves`
-    is by how much an effect changes at most once one point is left out, and which points do that to the full.
+    where others have more: their variance is the pooled variance of the others. `moves` is by how much an effect changes at
+    most once one point is left out, and which points do that to the full.
     """
 
     effects: dict[str, Effect]
